@@ -1,0 +1,34 @@
+// Errors as absl::Status, with the errno of a failed system call kept as a
+// payload: a hypervisor must tell the guest ENOSPC from EIO.
+//
+// Thread safety: pure functions.
+#ifndef SPINDLE_ENGINE_ERRORS_H_
+#define SPINDLE_ENGINE_ERRORS_H_
+
+#include <optional>
+
+#include "absl/status/status.h"
+#include "absl/strings/string_view.h"
+
+namespace spindle {
+
+// A Status for the failed system call that `what` describes ("preadv of 'a.img'
+// at offset 512"); its code follows from `error_number`, its message ends in
+// the errno's text, and errno_of() gives the number back.
+// REQUIRES: error_number > 0.
+absl::Status errno_status(int error_number, absl::string_view what);
+
+// The errno that `status` carries, if it came from a system call.
+std::optional<int> errno_of(const absl::Status& status);
+
+// The errno that a guest or a C caller should see for `status`: the one that it
+// carries, or the one that fits its code (kOutOfRange: EINVAL,
+// kResourceExhausted: ENOSPC, kCancelled: ECANCELED, ...).  0 for OK.
+int errno_for(const absl::Status& status);
+
+// `status` with `context` and ": " before its message; code and payloads stay.
+absl::Status with_context(const absl::Status& status, absl::string_view context);
+
+}  // namespace spindle
+
+#endif  // SPINDLE_ENGINE_ERRORS_H_
