@@ -1,0 +1,156 @@
+// What a format or a storage protocol offers besides open images: opening,
+// creating, recognising.  formats/builtin.h lists the ones that Spindle has;
+// an embedder hands that list, or its own, to an ImageOpener.
+//
+// Thread safety: implementations are stateless; any thread may call anything.
+#ifndef SPINDLE_ENGINE_FORMAT_H_
+#define SPINDLE_ENGINE_FORMAT_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "engine/block_driver.h"
+
+namespace spindle {
+
+// "name=value" options, by QEMU's names ("l2-cache-size", "cluster_size").
+using OptionMap = std::map<std::string, std::string>;
+
+enum class LogSeverity { kInfo, kWarning, kError };
+// Receives what would otherwise go to stderr.  Called from any thread, possibly
+// several at a time; must not call back into the image that logs.
+using LogSink = std::function<void(LogSeverity severity, absl::string_view message)>;
+
+struct OpenOptions {
+  bool read_only = false;
+  // Bypass the page cache (O_DIRECT).
+  bool direct = false;
+  // flush() does nothing (cache=unsafe).
+  bool no_flush = false;
+  // Pass discards down to the file (QEMU's discard=unmap); formats forget their
+  // clusters either way.
+  bool pass_discard_through = true;
+  // Share a file that somebody else has open for writing (-U): takes no
+  // permission from others.  Only with read_only.
+  bool force_share = false;
+  // Take file locks as QEMU does; off only for tests and odd file systems.
+  bool lock = true;
+  // Open the backing file, if the image names one.
+  bool open_backing = true;
+  // The format was guessed from the content, not stated.  raw then refuses
+  // writes that would change what a later guess finds.
+  bool probed = false;
+  OptionMap driver_options;
+};
+
+enum class ChildRole { kFile, kBacking, kDataFile };
+
+// A file that an image names.  The name is data: it comes from the image.
+struct ChildRequest {
+  std::string filename;
+  std::string format;  // empty: the image does not state it
+  ChildRole role = ChildRole::kBacking;
+  bool read_only = true;
+  // The driver of the file that names the child: relative names start at its
+  // directory.
+  std::string parent_filename;
+  // 1 for the backing file of the image itself, and so on.
+  int depth = 1;
+};
+
+// How a format opens what its image names; the embedder decides what may be
+// opened.
+using OpenChild =
+    std::function<absl::StatusOr<std::shared_ptr<BlockDriver>>(const ChildRequest& request)>;
+
+struct OpenContext {
+  OpenChild open_child;  // may be empty: nothing may be opened
+  LogSink log;           // may be empty
+  int depth = 0;
+};
+
+struct CreateOptions {
+  // The length of the new image; for an overlay it may be left out, and is
+  // then that of the backing file.
+  std::optional<uint64_t> size_bytes;
+  std::string backing_filename;
+  std::string backing_format;
+  // Do not open the backing file to check it (-u).
+  bool unsafe_backing = false;
+  // Everything else, by QEMU's names; unknown names are errors.
+  OptionMap options;
+};
+
+struct OptionHelp {
+  std::string name;
+  std::string type;  // "<size>", "<bool (on/off)>", ...
+  std::string help;
+};
+
+// A way to store bytes: opens by name.
+class StorageProtocol {
+ public:
+  virtual ~StorageProtocol() = default;
+  // "file", "host_device".
+  virtual absl::string_view name() const = 0;
+  // True if `filename` is this protocol's to open when none was stated.
+  virtual bool claims(const std::string& filename) const = 0;
+  virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(const std::string& filename,
+                                                            const OpenOptions& options) const = 0;
+  // Makes an empty file of `length_bytes`, replacing what was there (a block
+  // device stays as it is, and fails if it is too small).
+  virtual absl::Status create(const std::string& filename, uint64_t length_bytes,
+                              const OptionMap& options) const = 0;
+  virtual std::vector<OptionHelp> create_options() const { return {}; }
+};
+
+// An image format over some storage.
+class ImageFormat {
+ public:
+  virtual ~ImageFormat() = default;
+  // "raw", "qcow2".
+  virtual absl::string_view name() const = 0;
+  // How sure this format is that `head`, the first bytes of a file (at most
+  // 64 KiB; fewer if it is shorter), begins an image of its own: 0 not at all,
+  // 1 as a last resort (raw), 100 certain.
+  virtual int probe(absl::Span<const uint8_t> head, absl::string_view filename) const = 0;
+  // Opens the image in `file`.  Either succeeds or leaves nothing behind and
+  // the file untouched.
+  virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(std::shared_ptr<BlockDriver> file,
+                                                            const OpenOptions& options,
+                                                            const OpenContext& context) const = 0;
+  // Makes a new, empty image in `file`, which exists and is empty.
+  // REQUIRES: options.size_bytes has a value.
+  virtual absl::Status create(std::shared_ptr<BlockDriver> file, const CreateOptions& options,
+                              const OpenContext& context) const = 0;
+  virtual std::vector<OptionHelp> create_options() const = 0;
+  virtual bool supports_backing() const { return false; }
+  // How much of the file create() needs before it starts (raw: the image's
+  // size; formats that grow: 0), with what the protocol must know of `options`.
+  virtual uint64_t initial_file_length(const CreateOptions& options) const = 0;
+};
+
+// Non-owning lists of static objects.
+struct DriverRegistry {
+  std::vector<const StorageProtocol*> protocols;  // asked in order
+  std::vector<const ImageFormat*> formats;
+
+  // Null if there is none of that name.
+  const ImageFormat* find_format(absl::string_view name) const;
+  const StorageProtocol* find_protocol(absl::string_view name) const;
+  // "raw, qcow2": for messages.
+  std::string format_names() const;
+};
+
+}  // namespace spindle
+
+#endif  // SPINDLE_ENGINE_FORMAT_H_

@@ -1,0 +1,83 @@
+// ImageOpener: from a file name to an open driver chain.
+//
+// It is the default answer to "which files may an image open?": a backing file
+// is looked up relative to the image that names it, opened read-only, with the
+// format that the image states; a name is a file name and nothing else (no
+// "json:", no protocol prefixes).  Chains that loop or are too deep are refused.
+// An embedder that wants less wraps child_policy, or writes its own OpenChild.
+//
+// Thread safety: a const ImageOpener may be used from any thread.
+#ifndef SPINDLE_ENGINE_IMAGE_OPENER_H_
+#define SPINDLE_ENGINE_IMAGE_OPENER_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/block_driver.h"
+#include "engine/format.h"
+
+namespace spindle {
+
+class ImageOpener {
+ public:
+  // As deep as a backing chain may be.
+  static constexpr int kMaxChainDepth = 200;
+
+  struct Policy {
+    // May the format of a file be guessed where it is not stated?  A guest that
+    // controls a raw disk's first sector controls the guess (CVE-2008-2004).
+    bool probe_image = false;
+    bool probe_backing = false;
+    // Asked before a file that an image names is opened; an error refuses it.
+    // Empty: everything may be opened.
+    std::function<absl::Status(const ChildRequest& request)> child_policy;
+    LogSink log;
+  };
+
+  ImageOpener(DriverRegistry registry, Policy policy);
+
+  // Opens `filename` as `format`.  An empty format means "guess", and is an
+  // error unless the policy allows it.
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open(const std::string& filename,
+                                                    const std::string& format,
+                                                    const OpenOptions& options) const;
+
+  // Makes a new image.  For an overlay the backing file is opened once, to
+  // check it and to learn its length.
+  absl::Status create(const std::string& filename, const std::string& format,
+                      const CreateOptions& options) const;
+
+  // The name of the format that `filename` most likely has.
+  absl::StatusOr<std::string> probe(const std::string& filename) const;
+
+  const DriverRegistry& registry() const { return registry_; }
+
+ private:
+  struct Chain;
+
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_file(const std::string& filename,
+                                                         const OpenOptions& options) const;
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_linked(const std::string& filename,
+                                                           const std::string& format,
+                                                           const OpenOptions& options,
+                                                           std::shared_ptr<Chain> chain,
+                                                           int depth) const;
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_child(const ChildRequest& request,
+                                                          const OpenOptions& parent_options,
+                                                          std::shared_ptr<Chain> chain) const;
+
+  const DriverRegistry registry_;
+  const Policy policy_;
+};
+
+// Where `filename`, as it stands in the image `parent_filename`, points to: an
+// absolute name is itself, a relative one starts at the image's directory.
+std::string resolve_backing_filename(const std::string& parent_filename,
+                                     const std::string& filename);
+
+}  // namespace spindle
+
+#endif  // SPINDLE_ENGINE_IMAGE_OPENER_H_
