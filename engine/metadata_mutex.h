@@ -27,6 +27,7 @@ enum class LockRank : uint8_t {
   kAllocator,
   kCacheShard,
   kSlice,
+  kDirtySlices,
   kL1Table,
   kMetadataExtents,
   kPendingFrees,
