@@ -1,0 +1,143 @@
+// The qcow2 format on disk: offsets, bit masks and limits.
+//
+// Sections named here are those of the qcow2 specification,
+// docs/interop/qcow2.txt in QEMU's source tree.  All numbers in a qcow2 image
+// are big-endian.
+//
+// Thread safety: constants.
+#ifndef SPINDLE_FORMATS_QCOW2_LAYOUT_H_
+#define SPINDLE_FORMATS_QCOW2_LAYOUT_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace spindle::qcow2 {
+
+// ---- Section "Header": where each field stands ------------------------------
+
+inline constexpr uint32_t kMagic = 0x514649fb;  // "QFI\xfb"
+inline constexpr uint32_t kVersion2 = 2;        // compat=0.10
+inline constexpr uint32_t kVersion3 = 3;        // compat=1.1
+
+inline constexpr size_t kMagicOffset = 0;
+inline constexpr size_t kVersionOffset = 4;
+inline constexpr size_t kBackingFileOffsetOffset = 8;
+inline constexpr size_t kBackingFileSizeOffset = 16;
+inline constexpr size_t kClusterBitsOffset = 20;
+inline constexpr size_t kSizeOffset = 24;
+inline constexpr size_t kCryptMethodOffset = 32;
+inline constexpr size_t kL1SizeOffset = 36;
+inline constexpr size_t kL1TableOffsetOffset = 40;
+inline constexpr size_t kRefcountTableOffsetOffset = 48;
+inline constexpr size_t kRefcountTableClustersOffset = 56;
+inline constexpr size_t kSnapshotCountOffset = 60;
+inline constexpr size_t kSnapshotsOffsetOffset = 64;
+inline constexpr size_t kVersion2HeaderBytes = 72;
+
+// Section "Header", fields of version 3 only.
+inline constexpr size_t kIncompatibleFeaturesOffset = 72;
+inline constexpr size_t kCompatibleFeaturesOffset = 80;
+inline constexpr size_t kAutoclearFeaturesOffset = 88;
+inline constexpr size_t kRefcountOrderOffset = 96;
+inline constexpr size_t kHeaderLengthOffset = 100;
+inline constexpr size_t kVersion3MinHeaderBytes = 104;
+
+// Section "Additional fields (version 3 and higher)".
+inline constexpr size_t kCompressionTypeOffset = 104;
+// What QEMU 5.1 and later write: the compression type and seven bytes padding.
+inline constexpr size_t kVersion3HeaderBytes = 112;
+
+// ---- Section "Header": values -----------------------------------------------
+
+inline constexpr uint32_t kCryptNone = 0;
+inline constexpr uint32_t kCryptAes = 1;
+inline constexpr uint32_t kCryptLuks = 2;
+
+inline constexpr uint8_t kCompressionZlib = 0;
+inline constexpr uint8_t kCompressionZstd = 1;
+
+// incompatible_features
+inline constexpr uint64_t kIncompatibleDirty = uint64_t{1} << 0;
+inline constexpr uint64_t kIncompatibleCorrupt = uint64_t{1} << 1;
+inline constexpr uint64_t kIncompatibleDataFile = uint64_t{1} << 2;
+inline constexpr uint64_t kIncompatibleCompressionType = uint64_t{1} << 3;
+inline constexpr uint64_t kIncompatibleExtendedL2 = uint64_t{1} << 4;
+inline constexpr uint64_t kIncompatibleKnown =
+    kIncompatibleDirty | kIncompatibleCorrupt | kIncompatibleDataFile |
+    kIncompatibleCompressionType | kIncompatibleExtendedL2;
+
+// compatible_features
+inline constexpr uint64_t kCompatibleLazyRefcounts = uint64_t{1} << 0;
+
+// autoclear_features
+inline constexpr uint64_t kAutoclearBitmaps = uint64_t{1} << 0;
+inline constexpr uint64_t kAutoclearDataFileRaw = uint64_t{1} << 1;
+
+// ---- Section "Header extensions" --------------------------------------------
+
+inline constexpr uint32_t kExtensionEnd = 0x00000000;
+inline constexpr uint32_t kExtensionBackingFormat = 0xe2792aca;
+inline constexpr uint32_t kExtensionFeatureNames = 0x6803f857;
+inline constexpr uint32_t kExtensionBitmaps = 0x23852875;
+inline constexpr uint32_t kExtensionEncryption = 0x0537be77;
+inline constexpr uint32_t kExtensionDataFile = 0x44415441;
+inline constexpr size_t kExtensionHeaderBytes = 8;  // type, length
+inline constexpr size_t kExtensionAlignment = 8;
+
+// Section "Feature name table": type, bit number, name padded with zeroes.
+inline constexpr size_t kFeatureNameEntryBytes = 48;
+inline constexpr size_t kFeatureNameBytes = 46;
+inline constexpr uint8_t kFeatureTypeIncompatible = 0;
+inline constexpr uint8_t kFeatureTypeCompatible = 1;
+inline constexpr uint8_t kFeatureTypeAutoclear = 2;
+
+// ---- Section "Host cluster management" --------------------------------------
+
+inline constexpr size_t kRefcountTableEntryBytes = 8;
+inline constexpr uint64_t kRefcountTableOffsetMask =
+    ~uint64_t{0x1ff};                                    // bits 9-63
+inline constexpr uint32_t kRefcountOrderOfVersion2 = 4;  // 16 bits
+
+// ---- Section "Cluster mapping" ----------------------------------------------
+
+inline constexpr size_t kL1EntryBytes = 8;
+inline constexpr uint64_t kL1OffsetMask = 0x00fffffffffffe00;  // bits 9-55
+inline constexpr uint64_t kEntryCopied = uint64_t{1} << 63;
+inline constexpr uint64_t kL1ReservedMask = ~(kL1OffsetMask | kEntryCopied);
+
+inline constexpr size_t kL2EntryBytes = 8;
+inline constexpr size_t kExtendedL2EntryBytes = 16;
+inline constexpr uint64_t kL2Compressed = uint64_t{1} << 62;
+// Section "Standard Cluster Descriptor".
+inline constexpr uint64_t kL2ZeroFlag = uint64_t{1} << 0;      // version 3 only
+inline constexpr uint64_t kL2OffsetMask = 0x00fffffffffffe00;  // bits 9-55
+inline constexpr uint64_t kL2StandardReservedMask =
+    ~(kL2OffsetMask | kEntryCopied | kL2Compressed | kL2ZeroFlag);
+// Section "Compressed Clusters Descriptor": with x = 62 - (cluster_bits - 8),
+// bits 0 to x-1 are the host offset in bytes, bits x to 61 the number of
+// additional 512-byte sectors.
+inline constexpr uint32_t kCompressedOffsetBitsBase = 62;
+inline constexpr uint32_t kCompressedClusterBitsBase = 8;
+inline constexpr uint64_t kCompressedSectorBytes = 512;
+
+// ---- Limits -----------------------------------------------------------------
+// The specification bounds cluster_bits below (section "Header") and
+// refcount_order above; the other limits are QEMU's, so that neither
+// implementation makes what the other refuses.
+
+inline constexpr uint32_t kMinClusterBits = 9;
+inline constexpr uint32_t kMaxClusterBits = 21;
+inline constexpr uint32_t kMaxRefcountOrder = 6;
+inline constexpr uint64_t kMaxL1TableBytes = uint64_t{32} << 20;
+inline constexpr uint64_t kMaxRefcountTableBytes = uint64_t{8} << 20;
+inline constexpr uint32_t kMaxSnapshotCount = 65536;
+inline constexpr uint32_t kMaxBackingFilenameBytes = 1023;
+inline constexpr uint32_t kMaxBackingFormatBytes = 15;
+// Host offsets have 56 bits, section "Cluster mapping".
+inline constexpr uint64_t kMaxHostOffset = (uint64_t{1} << 56) - 1;
+// Guest sizes fit a signed 64-bit file offset.
+inline constexpr uint64_t kMaxSizeBytes = (uint64_t{1} << 63) - 1;
+
+}  // namespace spindle::qcow2
+
+#endif  // SPINDLE_FORMATS_QCOW2_LAYOUT_H_
