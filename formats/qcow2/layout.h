@@ -128,6 +128,10 @@ inline constexpr uint64_t kCompressedSectorBytes = 512;
 inline constexpr uint32_t kMinClusterBits = 9;
 inline constexpr uint32_t kMaxClusterBits = 21;
 inline constexpr uint32_t kMaxRefcountOrder = 6;
+// 32 subclusters of at least 512 bytes, section "Extended L2 Entries".
+inline constexpr uint32_t kMinExtendedL2ClusterBits = 14;
+// The fixed part of a snapshot table entry, section "Snapshots".
+inline constexpr uint64_t kMinSnapshotEntryBytes = 40;
 inline constexpr uint64_t kMaxL1TableBytes = uint64_t{32} << 20;
 inline constexpr uint64_t kMaxRefcountTableBytes = uint64_t{8} << 20;
 inline constexpr uint32_t kMaxSnapshotCount = 65536;
