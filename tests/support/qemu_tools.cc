@@ -1,0 +1,230 @@
+#include "tests/support/qemu_tools.h"
+
+#include <fcntl.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iterator>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "nlohmann/json.hpp"
+
+extern char** environ;
+
+namespace spindle::testing {
+namespace {
+
+absl::Status failure(const std::vector<std::string>& arguments,
+                     absl::string_view what) {
+  return absl::InternalError(
+      absl::StrCat(absl::StrJoin(arguments, " "), ": ", what));
+}
+
+std::string read_to_end(int fd) {
+  std::string text;
+  char buffer[16384];
+  for (;;) {
+    const ssize_t got = ::read(fd, buffer, sizeof buffer);
+    if (got < 0 && errno == EINTR) continue;
+    if (got <= 0) return text;
+    text.append(buffer, static_cast<size_t>(got));
+  }
+}
+
+absl::StatusOr<nlohmann::json> run_for_json(
+    const std::vector<std::string>& arguments) {
+  const auto text = run_tool_ok(arguments);
+  if (!text.ok()) return text.status();
+  nlohmann::json parsed =
+      nlohmann::json::parse(*text, nullptr, /*allow_exceptions=*/false);
+  if (parsed.is_discarded())
+    return failure(arguments, absl::StrCat("no JSON: ", *text));
+  return parsed;
+}
+
+std::string with_options(const ImageFile& image, const QemuIoOptions& options) {
+  return absl::StrCat("driver=", image.format,
+                      ",file.driver=file,file.filename=", image.path,
+                      options.unmap ? ",discard=unmap,file.discard=unmap" : "",
+                      options.read_only ? ",read-only=on" : "");
+}
+
+}  // namespace
+
+absl::StatusOr<ToolResult> run_tool(const std::vector<std::string>& arguments) {
+  int pipe_ends[2];
+  if (::pipe2(pipe_ends, O_CLOEXEC) != 0)
+    return failure(arguments, "pipe2 failed");
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_adddup2(&actions, pipe_ends[1], 1);
+  posix_spawn_file_actions_adddup2(&actions, pipe_ends[1], 2);
+  std::vector<char*> argv;
+  for (const std::string& argument : arguments)
+    argv.push_back(const_cast<char*>(argument.c_str()));
+  argv.push_back(nullptr);
+  pid_t pid = -1;
+  const int error =
+      ::posix_spawnp(&pid, argv[0], &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  ::close(pipe_ends[1]);
+  ToolResult result;
+  if (error == 0) result.output = read_to_end(pipe_ends[0]);
+  ::close(pipe_ends[0]);
+  if (error != 0) return failure(arguments, "cannot be started");
+  int status = 0;
+  while (::waitpid(pid, &status, 0) < 0) {
+    if (errno != EINTR) return failure(arguments, "waitpid failed");
+  }
+  result.exit_code =
+      WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  return result;
+}
+
+absl::StatusOr<std::string> run_tool_ok(
+    const std::vector<std::string>& arguments) {
+  auto result = run_tool(arguments);
+  if (!result.ok()) return result.status();
+  if (result->exit_code != 0) {
+    return failure(arguments, absl::StrCat("exit code ", result->exit_code,
+                                           ": ", result->output));
+  }
+  return std::move(result->output);
+}
+
+absl::Status qemu_create(const QemuCreate& create) {
+  std::vector<std::string> arguments = {"qemu-img", "create", "-q", "-f",
+                                        create.image.format};
+  if (!create.options.empty())
+    arguments.insert(arguments.end(), {"-o", create.options});
+  if (create.backing) {
+    arguments.insert(arguments.end(), {"-b", create.backing->path, "-F",
+                                       create.backing->format});
+  }
+  arguments.insert(arguments.end(),
+                   {create.image.path, absl::StrCat(create.size_bytes)});
+  return run_tool_ok(arguments).status();
+}
+
+absl::Status qemu_convert(const ImageFile& from, const ImageFile& to,
+                          const std::string& options,
+                          const std::vector<std::string>& arguments) {
+  std::vector<std::string> all = {"qemu-img",  "convert", "-f",
+                                  from.format, "-O",      to.format};
+  all.insert(all.end(), arguments.begin(), arguments.end());
+  if (!options.empty()) all.insert(all.end(), {"-o", options});
+  all.insert(all.end(), {from.path, to.path});
+  return run_tool_ok(all).status();
+}
+
+absl::Status qemu_check(const ImageFile& image) {
+  // The exit code would do (3: leaks only); the numbers make a better message.
+  const std::vector<std::string> arguments = {
+      "qemu-img", "check", "--output=json", "-f", image.format, image.path};
+  const auto result = run_tool(arguments);
+  if (!result.ok()) return result.status();
+  if (result->exit_code != 0) {
+    return failure(arguments, absl::StrCat("exit code ", result->exit_code,
+                                           ": ", result->output));
+  }
+  const auto report = nlohmann::json::parse(result->output, nullptr, false);
+  if (!report.is_object()) return failure(arguments, result->output);
+  for (const char* key : {"corruptions", "leaks", "check-errors"}) {
+    if (report.value(key, 0) != 0) return failure(arguments, result->output);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status qemu_compare(const ImageFile& a, const ImageFile& b) {
+  return run_tool_ok({"qemu-img", "compare", "-s", "-f", a.format, "-F",
+                      b.format, a.path, b.path})
+      .status();
+}
+
+std::string to_string(const MapEntry& entry) {
+  return absl::StrCat("[", entry.start, ", +", entry.length, ") depth ",
+                      entry.depth, entry.zero ? " zero" : "",
+                      entry.data ? " data" : "",
+                      entry.compressed ? " compressed" : "",
+                      entry.offset ? absl::StrCat(" at ", *entry.offset) : "");
+}
+
+absl::StatusOr<std::vector<MapEntry>> qemu_map(const ImageFile& image) {
+  const auto report = run_for_json(
+      {"qemu-img", "map", "--output=json", "-f", image.format, image.path});
+  if (!report.ok()) return report.status();
+  std::vector<MapEntry> entries;
+  for (const auto& item : *report) {
+    MapEntry entry{.start = item.value("start", uint64_t{0}),
+                   .length = item.value("length", uint64_t{0}),
+                   .depth = item.value("depth", 0),
+                   .zero = item.value("zero", false),
+                   .data = item.value("data", false),
+                   .compressed = item.value("compressed", false),
+                   .offset = std::nullopt};
+    if (item.contains("offset"))
+      entry.offset = item.value("offset", uint64_t{0});
+    entries.push_back(entry);
+  }
+  return entries;
+}
+
+absl::Status qemu_io(const ImageFile& image,
+                     const std::vector<std::string>& commands,
+                     QemuIoOptions options) {
+  // A handful of thousand commands at most fit one command line.
+  constexpr size_t kMostAtOnce = 2000;
+  for (size_t from = 0; from < commands.size() || from == 0;
+       from += kMostAtOnce) {
+    std::vector<std::string> arguments = {"qemu-io"};
+    if (options.read_only) arguments.push_back("-r");
+    arguments.insert(arguments.end(),
+                     {"--image-opts", with_options(image, options)});
+    for (size_t i = from; i < commands.size() && i < from + kMostAtOnce; ++i) {
+      arguments.insert(arguments.end(), {"-c", commands[i]});
+    }
+    const auto output = run_tool_ok(arguments);
+    if (!output.ok()) return output.status();
+    for (const char* bad : {"failed", "rror", "can't", "not found"}) {
+      if (absl::StrContains(*output, bad)) return failure(arguments, *output);
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status write_file(const std::string& path,
+                        absl::Span<const uint8_t> content) {
+  std::ofstream file(path, std::ios::binary | std::ios::trunc);
+  file.write(reinterpret_cast<const char*>(content.data()),
+             static_cast<std::streamsize>(content.size()));
+  file.close();
+  return file.good() ? absl::OkStatus()
+                     : absl::InternalError(absl::StrCat("cannot write ", path));
+}
+
+absl::StatusOr<std::vector<uint8_t>> read_file(const std::string& path) {
+  std::ifstream file(path, std::ios::binary);
+  if (!file.good())
+    return absl::InternalError(absl::StrCat("cannot read ", path));
+  return std::vector<uint8_t>(std::istreambuf_iterator<char>(file), {});
+}
+
+std::string temporary_path(absl::string_view stem) {
+  static std::atomic<int> next{0};
+  const char* directory = std::getenv("TEST_TMPDIR");
+  if (directory == nullptr) directory = std::getenv("TMPDIR");
+  return absl::StrCat(directory != nullptr ? directory : "/tmp", "/", stem, ".",
+                      ::getpid(), ".", next++);
+}
+
+}  // namespace spindle::testing
