@@ -1,7 +1,8 @@
 // Why a format touches its own file: the one tag on which tracing, counters
 // and error injection hang.
 //
-// Thread safety: values, and an interface whose implementations are thread-safe.
+// Thread safety: values, and an interface whose implementations are
+// thread-safe.
 #ifndef SPINDLE_ENGINE_ACCESS_H_
 #define SPINDLE_ENGINE_ACCESS_H_
 
@@ -33,7 +34,7 @@ enum class Purpose : uint8_t {
   kReftableUpdate,
   kRefblockLoad,
   kRefblockUpdate,
-  kRefblockAlloc,      // a new refcount block is zeroed or written whole
+  kRefblockAlloc,        // a new refcount block is zeroed or written whole
   kRefblockAllocHookup,  // ... and entered into the refcount table
   kHeaderLoad,
   kHeaderUpdate,
@@ -45,12 +46,20 @@ enum class Purpose : uint8_t {
   kBlockStatus,
 };
 
-inline constexpr int kPurposeCount = static_cast<int>(Purpose::kBlockStatus) + 1;
+inline constexpr int kPurposeCount =
+    static_cast<int>(Purpose::kBlockStatus) + 1;
 
 // "l2_update" and so on.
 absl::string_view purpose_name(Purpose purpose);
 
-enum class AccessKind : uint8_t { kRead, kWrite, kFlush, kDiscard, kWriteZeroes, kSetLength };
+enum class AccessKind : uint8_t {
+  kRead,
+  kWrite,
+  kFlush,
+  kDiscard,
+  kWriteZeroes,
+  kSetLength
+};
 
 // One access of a format to its own file, before it happens.
 struct Access {

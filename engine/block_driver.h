@@ -85,7 +85,9 @@ class Capabilities {
   constexpr Capabilities(std::initializer_list<Capability> list) {
     for (Capability c : list) bits_ |= static_cast<uint32_t>(c);
   }
-  constexpr bool has(Capability c) const { return (bits_ & static_cast<uint32_t>(c)) != 0; }
+  constexpr bool has(Capability c) const {
+    return (bits_ & static_cast<uint32_t>(c)) != 0;
+  }
   constexpr void add(Capability c) { bits_ |= static_cast<uint32_t>(c); }
   constexpr void remove(Capability c) { bits_ &= ~static_cast<uint32_t>(c); }
 
@@ -217,7 +219,9 @@ class BlockDriver {
   virtual Capabilities capabilities() const { return {}; }
   virtual ImageInfo info() const;
   // The file it stores to, if it stores to one itself or through its child.
-  virtual std::optional<StorageIdentity> identity() const { return std::nullopt; }
+  virtual std::optional<StorageIdentity> identity() const {
+    return std::nullopt;
+  }
   // The driver whose content shows through where this one has none.
   virtual std::shared_ptr<BlockDriver> backing() const { return nullptr; }
   // See access.h.
@@ -238,7 +242,8 @@ class BlockDriver {
   virtual absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags);
 
   // REQUIRES: !range.empty(), range within the image.
-  virtual absl::StatusOr<BlockStatus> block_status(ByteRange range, BlockStatusScope scope);
+  virtual absl::StatusOr<BlockStatus> block_status(ByteRange range,
+                                                   BlockStatusScope scope);
 
   // Writes one cluster's worth of data compressed.
   virtual absl::Status write_compressed(const IoVector& qiov, Sector sector);
@@ -258,7 +263,9 @@ class BlockDriver {
   // Flushes, writes what must be written for a clean image, and returns the
   // first error.  Called once, when no other call is in progress; afterwards
   // only the destructor is allowed.
-  virtual absl::Status close() { return read_only() ? absl::OkStatus() : flush(); }
+  virtual absl::Status close() {
+    return read_only() ? absl::OkStatus() : flush();
+  }
 };
 
 }  // namespace spindle

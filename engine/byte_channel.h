@@ -15,7 +15,8 @@
 // one, is asked before each.
 //
 // Thread safety: any thread may call any method at any time.  Holds no lock
-// while it waits for the child, except the byte ranges of ragged writes.
+// while it waits for the child, only the byte range that it writes: exclusively
+// for a ragged write, shared with other writes for an aligned one.
 #ifndef SPINDLE_ENGINE_BYTE_CHANNEL_H_
 #define SPINDLE_ENGINE_BYTE_CHANNEL_H_
 
@@ -26,6 +27,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/access.h"
+#include "engine/aligned_buffer.h"
 #include "engine/block_driver.h"
 #include "engine/io_vector.h"
 #include "engine/range_tracker.h"
@@ -42,7 +44,8 @@ class ByteChannel {
 
   // Fills `qiov` from byte `offset` on; zeroes beyond the child's end.
   absl::Status read(Purpose purpose, const IoVector& qiov, uint64_t offset);
-  absl::Status read(Purpose purpose, void* to, size_t length_bytes, uint64_t offset);
+  absl::Status read(Purpose purpose, void* to, size_t length_bytes,
+                    uint64_t offset);
 
   // As BlockDriver::try_read: how many bytes from the front were read without
   // blocking.  Only for aligned ranges that end within the child; 0 otherwise,
@@ -51,7 +54,8 @@ class ByteChannel {
   uint64_t try_write(Purpose purpose, const IoVector& qiov, uint64_t offset);
 
   absl::Status write(Purpose purpose, const IoVector& qiov, uint64_t offset);
-  absl::Status write(Purpose purpose, const void* from, size_t length_bytes, uint64_t offset);
+  absl::Status write(Purpose purpose, const void* from, size_t length_bytes,
+                     uint64_t offset);
 
   absl::Status flush(Purpose purpose = Purpose::kFlushToDisk);
 
@@ -61,7 +65,8 @@ class ByteChannel {
 
   // Makes `range` read as zeroes, by the child's write_zeroes or, where it has
   // none or `range` is ragged, by writing.  Beyond the end the child grows.
-  absl::Status write_zeroes(Purpose purpose, ByteRange range, WriteZeroesFlags flags);
+  absl::Status write_zeroes(Purpose purpose, ByteRange range,
+                            WriteZeroesFlags flags);
 
   absl::StatusOr<BlockStatus> block_status(ByteRange range);
 
@@ -71,19 +76,47 @@ class ByteChannel {
   uint64_t length_bytes() const { return child_->length_bytes(); }
 
  private:
+  enum class Direction { kRead, kWrite };
+
   absl::Status observe(Purpose purpose, AccessKind kind, ByteRange range);
-  // The pieces of read() and write(); byte_channel.cc says how they divide the
-  // work.
-  absl::Status read_ragged(const IoVector& qiov, uint64_t offset);
-  absl::Status write_aligned(const IoVector& qiov, uint64_t offset);
-  absl::Status write_ragged(const IoVector& qiov, uint64_t offset);
-  absl::Status make_room(uint64_t end);
+  absl::Status check_writable(ByteRange range) const;
+  bool is_ragged(ByteRange range) const;
+  // True if the child takes this request as it is.
+  bool is_direct(const IoVector& qiov, uint64_t offset) const;
+  // The end of the child's last sector, of its own alignment.
+  uint64_t stored_end(uint64_t child_length_bytes) const;
+
+  // The pieces of read() and write(), from the outside in; those that end in
+  // _held need the range held, as write() and write_zeroes() do.
+  absl::Status read_stored(const IoVector& qiov, uint64_t offset);
+  absl::Status read_unit(uint64_t offset, uint8_t* to,
+                         uint64_t child_length_bytes);
+  absl::Status write_aligned_held(const IoVector& qiov, uint64_t offset);
+  absl::Status write_ragged_held(const IoVector& qiov, uint64_t offset);
+  absl::Status make_room_held(uint64_t end);
+  absl::Status zero_held(ByteRange range, WriteZeroesFlags flags);
+  absl::Status zero_aligned_held(ByteRange range, WriteZeroesFlags flags);
+  absl::Status write_zero_bytes_held(ByteRange range);
+
+  // Aligned requests: handed to the child as they are where possible, else
+  // split or bounced as its limits ask for.
+  absl::Status transfer(Direction direction, const IoVector& qiov,
+                        uint64_t offset);
+  absl::Status transfer_split(Direction direction, const IoVector& qiov,
+                              uint64_t offset);
+  absl::Status transfer_bounced(Direction direction, const IoVector& qiov,
+                                uint64_t offset);
+  absl::Status call_child(Direction direction, const IoVector& qiov,
+                          uint64_t offset);
+  uint64_t direct_prefix_bytes(const IoVector& qiov) const;
 
   const std::shared_ptr<BlockDriver> child_;
   AccessObserver* const observer_;
   const DriverLimits limits_;
   const Capabilities capabilities_;
+  const uint64_t alignment_mask_;
   RangeTracker ranges_;
+  AlignedBufferPool buffers_;
 };
 
 }  // namespace spindle

@@ -26,12 +26,15 @@ constexpr std::optional<uint64_t> checked_multiply(uint64_t a, uint64_t b) {
 }
 
 // The range [offset, offset + length), if its end fits.
-constexpr std::optional<ByteRange> make_byte_range(uint64_t offset, uint64_t length) {
+constexpr std::optional<ByteRange> make_byte_range(uint64_t offset,
+                                                   uint64_t length) {
   if (!checked_add(offset, length).has_value()) return std::nullopt;
   return ByteRange{offset, length};
 }
 
-constexpr bool is_power_of_two(uint64_t value) { return std::has_single_bit(value); }
+constexpr bool is_power_of_two(uint64_t value) {
+  return std::has_single_bit(value);
+}
 
 // REQUIRES: alignment is a power of two.
 constexpr bool is_aligned(uint64_t value, uint64_t alignment) {
@@ -40,7 +43,8 @@ constexpr bool is_aligned(uint64_t value, uint64_t alignment) {
 constexpr uint64_t align_down(uint64_t value, uint64_t alignment) {
   return value & ~(alignment - 1);
 }
-constexpr std::optional<uint64_t> checked_align_up(uint64_t value, uint64_t alignment) {
+constexpr std::optional<uint64_t> checked_align_up(uint64_t value,
+                                                   uint64_t alignment) {
   const std::optional<uint64_t> raised = checked_add(value, alignment - 1);
   if (!raised.has_value()) return std::nullopt;
   return align_down(*raised, alignment);

@@ -27,7 +27,8 @@ std::optional<int> errno_of(const absl::Status& status);
 int errno_for(const absl::Status& status);
 
 // `status` with `context` and ": " before its message; code and payloads stay.
-absl::Status with_context(const absl::Status& status, absl::string_view context);
+absl::Status with_context(const absl::Status& status,
+                          absl::string_view context);
 
 }  // namespace spindle
 

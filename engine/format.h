@@ -28,7 +28,8 @@ using OptionMap = std::map<std::string, std::string>;
 enum class LogSeverity { kInfo, kWarning, kError };
 // Receives what would otherwise go to stderr.  Called from any thread, possibly
 // several at a time; must not call back into the image that logs.
-using LogSink = std::function<void(LogSeverity severity, absl::string_view message)>;
+using LogSink =
+    std::function<void(LogSeverity severity, absl::string_view message)>;
 
 struct OpenOptions {
   bool read_only = false;
@@ -69,8 +70,8 @@ struct ChildRequest {
 
 // How a format opens what its image names; the embedder decides what may be
 // opened.
-using OpenChild =
-    std::function<absl::StatusOr<std::shared_ptr<BlockDriver>>(const ChildRequest& request)>;
+using OpenChild = std::function<absl::StatusOr<std::shared_ptr<BlockDriver>>(
+    const ChildRequest& request)>;
 
 struct OpenContext {
   OpenChild open_child;  // may be empty: nothing may be opened
@@ -104,11 +105,12 @@ class StorageProtocol {
   virtual absl::string_view name() const = 0;
   // True if `filename` is this protocol's to open when none was stated.
   virtual bool claims(const std::string& filename) const = 0;
-  virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(const std::string& filename,
-                                                            const OpenOptions& options) const = 0;
+  virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(
+      const std::string& filename, const OpenOptions& options) const = 0;
   // Makes an empty file of `length_bytes`, replacing what was there (a block
   // device stays as it is, and fails if it is too small).
-  virtual absl::Status create(const std::string& filename, uint64_t length_bytes,
+  virtual absl::Status create(const std::string& filename,
+                              uint64_t length_bytes,
                               const OptionMap& options) const = 0;
   virtual std::vector<OptionHelp> create_options() const { return {}; }
 };
@@ -122,15 +124,17 @@ class ImageFormat {
   // How sure this format is that `head`, the first bytes of a file (at most
   // 64 KiB; fewer if it is shorter), begins an image of its own: 0 not at all,
   // 1 as a last resort (raw), 100 certain.
-  virtual int probe(absl::Span<const uint8_t> head, absl::string_view filename) const = 0;
+  virtual int probe(absl::Span<const uint8_t> head,
+                    absl::string_view filename) const = 0;
   // Opens the image in `file`.  Either succeeds or leaves nothing behind and
   // the file untouched.
-  virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(std::shared_ptr<BlockDriver> file,
-                                                            const OpenOptions& options,
-                                                            const OpenContext& context) const = 0;
+  virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(
+      std::shared_ptr<BlockDriver> file, const OpenOptions& options,
+      const OpenContext& context) const = 0;
   // Makes a new, empty image in `file`, which exists and is empty.
   // REQUIRES: options.size_bytes has a value.
-  virtual absl::Status create(std::shared_ptr<BlockDriver> file, const CreateOptions& options,
+  virtual absl::Status create(std::shared_ptr<BlockDriver> file,
+                              const CreateOptions& options,
                               const OpenContext& context) const = 0;
   virtual std::vector<OptionHelp> create_options() const = 0;
   virtual bool supports_backing() const { return false; }

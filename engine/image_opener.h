@@ -2,9 +2,10 @@
 //
 // It is the default answer to "which files may an image open?": a backing file
 // is looked up relative to the image that names it, opened read-only, with the
-// format that the image states; a name is a file name and nothing else (no
-// "json:", no protocol prefixes).  Chains that loop or are too deep are refused.
-// An embedder that wants less wraps child_policy, or writes its own OpenChild.
+// format that the image states; a name is a file name and nothing else (one
+// with a protocol prefix, "json:" or "nbd:", is refused).  Chains that loop or
+// are too deep are refused. An embedder that wants less wraps child_policy, or
+// writes its own OpenChild.
 //
 // Thread safety: a const ImageOpener may be used from any thread.
 #ifndef SPINDLE_ENGINE_IMAGE_OPENER_H_
@@ -40,10 +41,11 @@ class ImageOpener {
   ImageOpener(DriverRegistry registry, Policy policy);
 
   // Opens `filename` as `format`.  An empty format means "guess", and is an
-  // error unless the policy allows it.
-  absl::StatusOr<std::shared_ptr<BlockDriver>> open(const std::string& filename,
-                                                    const std::string& format,
-                                                    const OpenOptions& options) const;
+  // error unless the policy allows it.  The name of a protocol ("file",
+  // "host_device") stands for the bare storage, without a format.
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open(
+      const std::string& filename, const std::string& format,
+      const OpenOptions& options) const;
 
   // Makes a new image.  For an overlay the backing file is opened once, to
   // check it and to learn its length.
@@ -56,18 +58,33 @@ class ImageOpener {
   const DriverRegistry& registry() const { return registry_; }
 
  private:
-  struct Chain;
+  // The images from the one that was asked for down to the one being opened.
+  struct ChainLink;
+  using Chain = std::shared_ptr<const ChainLink>;
 
-  absl::StatusOr<std::shared_ptr<BlockDriver>> open_file(const std::string& filename,
-                                                         const OpenOptions& options) const;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> open_linked(const std::string& filename,
-                                                           const std::string& format,
-                                                           const OpenOptions& options,
-                                                           std::shared_ptr<Chain> chain,
-                                                           int depth) const;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> open_child(const ChildRequest& request,
-                                                          const OpenOptions& parent_options,
-                                                          std::shared_ptr<Chain> chain) const;
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_file(
+      const std::string& filename, const OpenOptions& options) const;
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_linked(
+      const std::string& filename, const std::string& format_name,
+      OpenOptions options, const Chain& parents, int depth) const;
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_child(
+      const ChildRequest& request, const OpenOptions& parent_options,
+      const Chain& parents) const;
+  // What a format needs to open what its image names.  Holds a copy of this
+  // opener, so it may outlive it.
+  OpenContext context_for(const OpenOptions& options, const Chain& chain,
+                          int depth) const;
+  absl::StatusOr<const ImageFormat*> format_for(
+      const std::string& format_name) const;
+  absl::StatusOr<const ImageFormat*> guess_format(
+      const std::shared_ptr<BlockDriver>& file) const;
+
+  absl::StatusOr<const StorageProtocol*> protocol_for(
+      const std::string& filename) const;
+  absl::Status check_backing(const std::string& filename,
+                             CreateOptions* options) const;
+  absl::Status refuse_own_backing(const std::string& filename,
+                                  const BlockDriver& backing) const;
 
   const DriverRegistry registry_;
   const Policy policy_;

@@ -28,7 +28,8 @@ class IoVector {
  public:
   static constexpr size_t kInlineSegments = 16;
 
-  IoVector() = default;
+  // Not defaulted: IoVector() must not clear inline_.
+  IoVector() {}
   // One segment.
   IoVector(void* base, size_t length_bytes);
   // Segments in order; those of length 0 are dropped.
@@ -82,8 +83,30 @@ class IoVector {
  private:
   struct SharedBlock;
 
+  // A byte of this view: in its segment-th segment, `skip` bytes into what the
+  // view shows of it.
+  struct Position {
+    size_t segment;
+    uint64_t skip;
+  };
+
   const iovec* raw_segments() const;
+  // REQUIRES: block_ != nullptr or segment == 0.
+  uint64_t view_start(size_t segment) const;
+  // REQUIRES: offset_bytes < length_bytes().
+  Position find(uint64_t offset_bytes) const;
+  size_t export_from(Position from, uint64_t bytes,
+                     absl::Span<iovec> out) const;
+  // Stops, and returns false, when `visit` returns false for a piece.
+  template <typename Visitor>
+  bool for_each_piece(uint64_t offset_bytes, uint64_t bytes,
+                      Visitor visit) const;
+
+  iovec* prepare(size_t count);
+  void finish();
   void assign(absl::Span<const iovec> segments);
+  void copy_view(const IoVector& other);
+  void take_view(IoVector* other);
   void release();
 
   // Invariant: block_ == nullptr and the first segment_count_ of inline_ are
@@ -96,7 +119,8 @@ class IoVector {
   SharedBlock* block_ = nullptr;
   size_t first_segment_ = 0;
   size_t first_skip_ = 0;
-  std::array<iovec, kInlineSegments> inline_;  // only the first segment_count_ are set
+  std::array<iovec, kInlineSegments>
+      inline_;  // only the first segment_count_ are set
 };
 
 }  // namespace spindle

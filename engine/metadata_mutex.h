@@ -48,7 +48,8 @@ class ABSL_LOCKABLE MetadataMutex {
     mutex_.Unlock();
     note_release();
   }
-  void lock_shared() ABSL_SHARED_LOCK_FUNCTION() ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  void lock_shared()
+      ABSL_SHARED_LOCK_FUNCTION() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     note_acquire();
     mutex_.ReaderLock();
   }
@@ -56,7 +57,8 @@ class ABSL_LOCKABLE MetadataMutex {
     mutex_.ReaderUnlock();
     note_release();
   }
-  bool try_lock() ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) ABSL_NO_THREAD_SAFETY_ANALYSIS {
+  bool try_lock()
+      ABSL_EXCLUSIVE_TRYLOCK_FUNCTION(true) ABSL_NO_THREAD_SAFETY_ANALYSIS {
     note_acquire();
     if (mutex_.TryLock()) return true;
     note_release();
@@ -83,7 +85,8 @@ class ABSL_LOCKABLE MetadataMutex {
 
 class ABSL_SCOPED_LOCKABLE MetadataLock {
  public:
-  explicit MetadataLock(MetadataMutex* mutex) ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex)
+  explicit MetadataLock(MetadataMutex* mutex)
+      ABSL_EXCLUSIVE_LOCK_FUNCTION(mutex)
       : mutex_(mutex) {
     mutex_->lock();
   }
@@ -97,7 +100,8 @@ class ABSL_SCOPED_LOCKABLE MetadataLock {
 
 class ABSL_SCOPED_LOCKABLE MetadataReaderLock {
  public:
-  explicit MetadataReaderLock(MetadataMutex* mutex) ABSL_SHARED_LOCK_FUNCTION(mutex)
+  explicit MetadataReaderLock(MetadataMutex* mutex)
+      ABSL_SHARED_LOCK_FUNCTION(mutex)
       : mutex_(mutex) {
     mutex_->lock_shared();
   }

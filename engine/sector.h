@@ -51,7 +51,9 @@ struct ByteRange {
   constexpr bool operator==(const ByteRange&) const = default;
 };
 
-constexpr bool is_sector_aligned(uint64_t bytes) { return bytes % kSectorSizeBytes == 0; }
+constexpr bool is_sector_aligned(uint64_t bytes) {
+  return bytes % kSectorSizeBytes == 0;
+}
 
 }  // namespace spindle
 

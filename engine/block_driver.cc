@@ -1,0 +1,63 @@
+#include "engine/block_driver.h"
+
+#include "absl/strings/str_cat.h"
+
+namespace spindle {
+namespace {
+
+absl::Status unimplemented(const BlockDriver& driver,
+                           absl::string_view operation) {
+  const std::string filename = driver.filename();
+  return absl::UnimplementedError(absl::StrCat(
+      operation, " is not supported by format '", driver.format_name(), "'",
+      filename.empty() ? "" : absl::StrCat(" (file '", filename, "')")));
+}
+
+}  // namespace
+
+uint64_t BlockDriver::try_read(const IoVector&, Sector) { return 0; }
+
+uint64_t BlockDriver::try_write(const IoVector&, Sector) { return 0; }
+
+ImageInfo BlockDriver::info() const {
+  ImageInfo info;
+  info.format = std::string(format_name());
+  info.filename = filename();
+  info.virtual_size_bytes = length_bytes();
+  return info;
+}
+
+absl::Status BlockDriver::discard(ByteRange) {
+  return unimplemented(*this, "discard");
+}
+
+absl::Status BlockDriver::write_zeroes(ByteRange, WriteZeroesFlags) {
+  return unimplemented(*this, "write zeroes");
+}
+
+absl::StatusOr<BlockStatus> BlockDriver::block_status(ByteRange,
+                                                      BlockStatusScope) {
+  return unimplemented(*this, "block status");
+}
+
+absl::Status BlockDriver::write_compressed(const IoVector&, Sector) {
+  return unimplemented(*this, "compressed write");
+}
+
+absl::Status BlockDriver::set_length(uint64_t, SetLengthMode) {
+  return unimplemented(*this, "change of length");
+}
+
+absl::Status BlockDriver::reopen(const ReopenOptions&) {
+  return unimplemented(*this, "reopen");
+}
+
+absl::Status BlockDriver::inactivate() {
+  return unimplemented(*this, "inactivate");
+}
+
+absl::Status BlockDriver::activate() {
+  return unimplemented(*this, "activate");
+}
+
+}  // namespace spindle

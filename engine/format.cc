@@ -1,0 +1,29 @@
+#include "engine/format.h"
+
+#include "absl/strings/str_join.h"
+
+namespace spindle {
+
+const ImageFormat* DriverRegistry::find_format(absl::string_view name) const {
+  for (const ImageFormat* format : formats) {
+    if (format->name() == name) return format;
+  }
+  return nullptr;
+}
+
+const StorageProtocol* DriverRegistry::find_protocol(
+    absl::string_view name) const {
+  for (const StorageProtocol* protocol : protocols) {
+    if (protocol->name() == name) return protocol;
+  }
+  return nullptr;
+}
+
+std::string DriverRegistry::format_names() const {
+  return absl::StrJoin(
+      formats, ", ", [](std::string* out, const ImageFormat* format) {
+        out->append(format->name().data(), format->name().size());
+      });
+}
+
+}  // namespace spindle
