@@ -1,0 +1,49 @@
+// Making a new qcow2 image, byte for byte as QEMU 7.2 lays it out.
+//
+// Two steps: options become a CreatePlan (no I/O, all checks), and the plan is
+// written.  The layout follows from replaying, in memory, the allocations that
+// QEMU makes: header, refcount table and refcount block first, then the L1
+// table, then what preallocation asks for.
+//
+// Thread safety: pure functions; one image is created by one thread.
+#ifndef SPINDLE_FORMATS_QCOW2_CREATE_H_
+#define SPINDLE_FORMATS_QCOW2_CREATE_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/block_driver.h"
+#include "engine/format.h"
+#include "formats/qcow2/header.h"
+
+namespace spindle::qcow2 {
+
+enum class Preallocation {
+  kOff,
+  kMetadata,  // all clusters mapped; the data area is a hole
+  kFalloc,    // ... and its space reserved
+  kFull,      // ... and written with zeroes
+};
+
+// A new image's header (everything but the places of its tables), and what
+// else create() must know.
+struct CreatePlan {
+  Header header;
+  Preallocation preallocation = Preallocation::kOff;
+};
+
+// Checks `options` and fills in QEMU's defaults.
+// REQUIRES: options.size_bytes has a value.
+// Errors: kInvalidArgument for bad values, kUnimplemented for features that
+// Spindle does not have.
+absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options);
+
+// Writes the image that `plan` describes into `file`, which is empty and can
+// grow, and flushes it.
+absl::Status write_image(const CreatePlan& plan, std::shared_ptr<BlockDriver> file);
+
+}  // namespace spindle::qcow2
+
+#endif  // SPINDLE_FORMATS_QCOW2_CREATE_H_

@@ -1,0 +1,67 @@
+#include "formats/qcow2/qcow2_format.h"
+
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "absl/types/span.h"
+#include "engine/block_driver.h"
+#include "formats/qcow2/create.h"
+#include "formats/qcow2/header.h"
+#include "formats/qcow2/qcow2_driver.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+constexpr int kProbeCertain = 100;
+
+class Qcow2Format final : public ImageFormat {
+ public:
+  absl::string_view name() const override { return "qcow2"; }
+
+  int probe(absl::Span<const uint8_t> head, absl::string_view) const override {
+    return looks_like_qcow2(head) ? kProbeCertain : 0;
+  }
+
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open(std::shared_ptr<BlockDriver> file,
+                                                    const OpenOptions& options,
+                                                    const OpenContext& context) const override {
+    return open_qcow2(std::move(file), options, context);
+  }
+
+  absl::Status create(std::shared_ptr<BlockDriver> file, const CreateOptions& options,
+                      const OpenContext&) const override {
+    const absl::StatusOr<CreatePlan> plan = plan_create(options);
+    if (!plan.ok()) return plan.status();
+    return write_image(*plan, std::move(file));
+  }
+
+  std::vector<OptionHelp> create_options() const override {
+    return {
+        {"backing_file", "<str>", "File name of a base image"},
+        {"backing_fmt", "<str>", "Image format of the base image"},
+        {"cluster_size", "<size>", "qcow2 cluster size"},
+        {"compat", "<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"},
+        {"compression_type", "<str>", "Compression method of compressed clusters (zlib)"},
+        {"lazy_refcounts", "<bool (on/off)>", "Postpone refcount updates"},
+        {"preallocation", "<str>", "Preallocation mode (off, metadata, falloc, full)"},
+        {"refcount_bits", "<num>", "Width of a reference count entry in bits"},
+        {"size", "<size>", "Virtual disk size"},
+    };
+  }
+
+  bool supports_backing() const override { return true; }
+  uint64_t initial_file_length(const CreateOptions&) const override { return 0; }
+};
+
+}  // namespace
+
+const ImageFormat* qcow2_format() {
+  static const Qcow2Format* const format = new Qcow2Format();
+  return format;
+}
+
+}  // namespace spindle::qcow2
