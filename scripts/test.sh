@@ -1,0 +1,83 @@
+#!/usr/bin/env bash
+# Runs every test in every configuration, the format check and clang-tidy.
+#
+#   scripts/test.sh                      all of them (about half an hour on two cores)
+#   scripts/test.sh tsan lint            only these
+#
+# Configurations: default, tsan, sanitize (ASan and UBSan together), gcc, notbb,
+# lint. SPINDLE_LONG=1 runs the long versions too (tests tagged "manual", and
+# more iterations wherever a test reads that variable).
+#
+# Goes on after a failure. The last line is "N passed, N failed", counted in test
+# cases over all configurations; the exit code is zero if none failed.
+set -uo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+all=(default tsan sanitize gcc notbb lint)
+chosen=("${@:-${all[@]}}")
+passed=0 failed=0 skipped=0
+table=()
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+
+say() { printf '\n=== %s\n' "$*"; }
+
+# add NAME SECONDS PASSED FAILED SKIPPED
+add() {
+  passed=$((passed + $3)) failed=$((failed + $4)) skipped=$((skipped + $5))
+  table+=("$(printf '%-10s %6d passed %4d failed %4d skipped %5d s' "$1" "$3" "$4" "$5" "$2")")
+}
+
+# run_bazel NAME FLAG...: builds and tests everything with these flags.
+run_bazel() {
+  local name=$1 start=$SECONDS status counts targets=(//...)
+  shift
+  say "$name: bazel test $* //..."
+  if [[ ${SPINDLE_LONG:-0} != 0 ]]; then
+    # Wildcards leave the "manual" ones out; a query names them.
+    mapfile -t -O 1 targets < <(bazel query --noshow_progress 'attr(tags, "\bmanual\b", tests(//...))' 2>/dev/null)
+  fi
+  bazel test "$@" --keep_going --noshow_progress --show_result=0 \
+    --build_event_json_file="$scratch/$name.json" -- "${targets[@]}"
+  status=$?
+  counts=$(scripts/count_results.py "$scratch/$name.json") || counts="0 1 0"
+  read -r -a counts <<<"$counts"
+  # The build failed, or there was nothing to run: that is a failure as well.
+  if [[ $status -ne 0 && ${counts[1]} -eq 0 ]]; then counts[1]=1; fi
+  add "$name" $((SECONDS - start)) "${counts[@]}"
+}
+
+# run_check NAME COMMAND...: a check that counts as one case.
+run_check() {
+  local name=$1 start=$SECONDS
+  shift
+  say "$name: $*"
+  if "$@"; then add "$name" $((SECONDS - start)) 1 0 0; else add "$name" $((SECONDS - start)) 0 1 0; fi
+}
+
+say "setup"
+if ! scripts/setup.sh; then
+  echo "0 passed, 1 failed"
+  exit 1
+fi
+
+for configuration in "${chosen[@]}"; do
+  case $configuration in
+    default) run_bazel default ;;
+    tsan | sanitize | asan | ubsan | gcc | notbb) run_bazel "$configuration" "--config=$configuration" ;;
+    lint)
+      run_check format scripts/lint.sh format
+      run_check tidy scripts/lint.sh tidy
+      ;;
+    *)
+      echo "test.sh: no configuration named $configuration (there are: ${all[*]})" >&2
+      failed=$((failed + 1))
+      ;;
+  esac
+done
+
+say "summary ($SECONDS s, $skipped skipped)"
+printf '%s\n' "${table[@]}"
+echo "$passed passed, $failed failed"
+[[ $failed -eq 0 ]]
