@@ -1,0 +1,17 @@
+// The storage protocols and image formats that Spindle has.
+//
+// Thread safety: any thread may call it; the lists never change.
+#ifndef SPINDLE_FORMATS_BUILTIN_H_
+#define SPINDLE_FORMATS_BUILTIN_H_
+
+#include "engine/format.h"
+
+namespace spindle {
+
+// Protocols: host_device, file.  Formats: raw and the others, in the order in
+// which messages name them.
+const DriverRegistry& builtin_drivers();
+
+}  // namespace spindle
+
+#endif  // SPINDLE_FORMATS_BUILTIN_H_

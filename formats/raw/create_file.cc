@@ -1,0 +1,233 @@
+#include "formats/raw/create_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/fs.h>
+#include <sys/ioctl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "engine/checked_math.h"
+#include "engine/errors.h"
+#include "engine/io_vector.h"
+#include "engine/sector.h"
+#include "formats/raw/fd_io.h"
+#include "formats/raw/file_locks.h"
+#include "formats/raw/owned_fd.h"
+
+namespace spindle {
+namespace {
+
+constexpr mode_t kImageMode = 0644;
+// The first block of a sparse image is written, so that whoever opens it with
+// O_DIRECT can find the alignment out by reading.
+constexpr uint64_t kFirstBlockBytes = 4096;
+
+absl::Status bad_value(absl::string_view name, absl::string_view value,
+                       absl::string_view wanted) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "invalid value '", value, "' of '", name, "': expected ", wanted));
+}
+
+absl::Status parse_preallocation(const std::string& value, Preallocation* out) {
+  if (value == "off") {
+    *out = Preallocation::kOff;
+  } else if (value == "falloc") {
+    *out = Preallocation::kFallocate;
+  } else if (value == "full") {
+    *out = Preallocation::kFull;
+  } else {
+    return bad_value("preallocation", value, "off, falloc or full");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status parse_switch(const std::string& name, const std::string& value,
+                          bool* out) {
+  if (value != "on" && value != "off")
+    return bad_value(name, value, "on or off");
+  *out = value == "on";
+  return absl::OkStatus();
+}
+
+// A number of bytes, with k, M or G for powers of 1024.
+absl::Status parse_size(const std::string& name, const std::string& value,
+                        uint32_t* out) {
+  absl::string_view digits = value;
+  uint64_t factor = 1;
+  if (!digits.empty() &&
+      !absl::ascii_isdigit(static_cast<unsigned char>(digits.back()))) {
+    switch (absl::ascii_tolower(static_cast<unsigned char>(digits.back()))) {
+      case 'b':
+        factor = 1;
+        break;
+      case 'k':
+        factor = uint64_t{1} << 10;
+        break;
+      case 'm':
+        factor = uint64_t{1} << 20;
+        break;
+      case 'g':
+        factor = uint64_t{1} << 30;
+        break;
+      default:
+        return bad_value(name, value, "a size");
+    }
+    digits.remove_suffix(1);
+  }
+  uint64_t number = 0;
+  if (!absl::SimpleAtoi(digits, &number))
+    return bad_value(name, value, "a size");
+  const std::optional<uint64_t> bytes = checked_multiply(number, factor);
+  if (!bytes.has_value() || *bytes > std::numeric_limits<uint32_t>::max()) {
+    return bad_value(name, value, "a size below 4 GiB");
+  }
+  *out = static_cast<uint32_t>(*bytes);
+  return absl::OkStatus();
+}
+
+absl::Status call_error(absl::string_view call, const std::string& filename) {
+  return errno_status(errno, absl::StrCat(call, " of '", filename, "'"));
+}
+
+// Both are wishes; a file system that does not know them is none the worse.
+void set_wishes(int fd, const FileCreateOptions& options) {
+  if (options.nocow) {
+    int flags = 0;
+    if (::ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
+      flags |= FS_NOCOW_FL;
+      ::ioctl(fd, FS_IOC_SETFLAGS, &flags);
+    }
+  }
+  if (options.extent_size_hint_bytes != 0) {
+    struct fsxattr attributes = {};
+    if (::ioctl(fd, FS_IOC_FSGETXATTR, &attributes) == 0) {
+      attributes.fsx_xflags |= FS_XFLAG_EXTSIZE;
+      attributes.fsx_extsize = options.extent_size_hint_bytes;
+      ::ioctl(fd, FS_IOC_FSSETXATTR, &attributes);
+    }
+  }
+}
+
+absl::Status write_zero_bytes(int fd, uint64_t length_bytes,
+                              const std::string& filename) {
+  constexpr uint64_t kBufferBytes = 64 * 1024;
+  std::vector<uint8_t> zeroes(std::min(length_bytes, kBufferBytes));
+  for (uint64_t done = 0; done < length_bytes;) {
+    const uint64_t piece =
+        std::min<uint64_t>(length_bytes - done, zeroes.size());
+    const Transfer transfer = write_fully(
+        fd, IoVector(zeroes.data(), zeroes.size()), 0, piece, done, 1);
+    if (transfer.error_number != 0) {
+      return errno_status(transfer.error_number,
+                          absl::StrCat("writing zeroes to '", filename, "'"));
+    }
+    done += transfer.bytes;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status give_length(int fd, uint64_t length_bytes,
+                         Preallocation preallocation,
+                         const std::string& filename) {
+  const auto length = static_cast<off_t>(length_bytes);
+  if (preallocation == Preallocation::kFull) {
+    const absl::Status status = write_zero_bytes(fd, length_bytes, filename);
+    if (!status.ok()) return status;
+    if (::fsync(fd) != 0) return call_error("fsync", filename);
+    return absl::OkStatus();
+  }
+  if (preallocation == Preallocation::kFallocate && length_bytes > 0) {
+    // posix_fallocate writes where the file system cannot reserve.
+    const int error_number = ::posix_fallocate(fd, 0, length);
+    if (error_number != 0) {
+      return errno_status(error_number,
+                          absl::StrCat("posix_fallocate of '", filename, "'"));
+    }
+  } else if (::ftruncate(fd, length) != 0) {
+    return call_error("ftruncate", filename);
+  }
+  const uint64_t first_block_bytes =
+      length_bytes < kFirstBlockBytes ? kSectorSizeBytes : kFirstBlockBytes;
+  return write_zero_bytes(fd, std::min(length_bytes, first_block_bytes),
+                          filename);
+}
+
+absl::Status fill_file(int fd, uint64_t length_bytes,
+                       const FileCreateOptions& options,
+                       const std::string& filename) {
+  struct stat facts = {};
+  if (::fstat(fd, &facts) != 0) return call_error("fstat", filename);
+  if (!S_ISREG(facts.st_mode)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("'", filename, "' is not a regular file"));
+  }
+  const absl::Status locked =
+      change_file_locks(fd, kNoUse, kCreatorUse, filename);
+  if (!locked.ok()) return locked;
+  if (::ftruncate(fd, 0) != 0) return call_error("ftruncate", filename);
+  set_wishes(fd, options);
+  return give_length(fd, length_bytes, options.preallocation, filename);
+}
+
+}  // namespace
+
+absl::StatusOr<FileCreateOptions> parse_file_create_options(
+    const OptionMap& options) {
+  FileCreateOptions parsed;
+  for (const auto& [name, value] : options) {
+    absl::Status status;
+    if (name == "preallocation") {
+      status = parse_preallocation(value, &parsed.preallocation);
+    } else if (name == "nocow") {
+      status = parse_switch(name, value, &parsed.nocow);
+    } else if (name == "extent_size_hint") {
+      status = parse_size(name, value, &parsed.extent_size_hint_bytes);
+    } else {
+      status = absl::InvalidArgumentError(
+          absl::StrCat("Invalid parameter '", name, "'"));
+    }
+    if (!status.ok()) return status;
+  }
+  return parsed;
+}
+
+std::vector<OptionHelp> file_create_options() {
+  return {
+      {"extent_size_hint", "<size>",
+       "Wanted size of the file's extents; 0: the file system's own"},
+      {"nocow", "<bool (on/off)>",
+       "No copy-on-write by the file system (btrfs)"},
+      {"preallocation", "<str>",
+       "What is done in advance: off, falloc or full"},
+  };
+}
+
+absl::Status create_file(const std::string& filename, uint64_t length_bytes,
+                         const FileCreateOptions& options) {
+  if (length_bytes > static_cast<uint64_t>(std::numeric_limits<off_t>::max())) {
+    return errno_status(EFBIG, absl::StrCat("creating '", filename, "'"));
+  }
+  constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
+  OwnedFd fd(::open(filename.c_str(), kFlags | O_EXCL, kImageMode));
+  const bool made_here = fd.valid();
+  if (!made_here && errno == EEXIST)
+    fd = OwnedFd(::open(filename.c_str(), kFlags, kImageMode));
+  if (!fd.valid())
+    return errno_status(errno,
+                        absl::StrCat("Could not create '", filename, "'"));
+
+  const absl::Status status =
+      fill_file(fd.get(), length_bytes, options, filename);
+  if (!status.ok() && made_here) ::unlink(filename.c_str());
+  return status;
+}
+
+}  // namespace spindle

@@ -1,0 +1,55 @@
+#include "formats/raw/raw_format.h"
+
+#include <limits>
+#include <optional>
+
+#include "absl/base/macros.h"
+#include "absl/strings/str_cat.h"
+#include "engine/checked_math.h"
+#include "engine/sector.h"
+#include "formats/raw/raw_probe_guard.h"
+
+namespace spindle {
+
+int RawFormat::probe(absl::Span<const uint8_t>, absl::string_view) const {
+  return 1;
+}
+
+absl::StatusOr<std::shared_ptr<BlockDriver>> RawFormat::open(
+    std::shared_ptr<BlockDriver> file, const OpenOptions& options,
+    const OpenContext&) const {
+  if (!options.probed) return file;
+  return std::make_shared<RawProbeGuard>(std::move(file), others_);
+}
+
+absl::Status RawFormat::create(std::shared_ptr<BlockDriver> file,
+                               const CreateOptions& options,
+                               const OpenContext&) const {
+  ABSL_ASSERT(options.size_bytes.has_value());
+  if (!options.backing_filename.empty() || !options.backing_format.empty()) {
+    return absl::InvalidArgumentError(
+        "Backing file not supported for file format 'raw'");
+  }
+  const uint64_t length_bytes = initial_file_length(options);
+  if (length_bytes < *options.size_bytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Image size must be less than 8 EiB, not ",
+                     *options.size_bytes, " bytes"));
+  }
+  if (file->length_bytes() >= length_bytes) return absl::OkStatus();
+  return file->set_length(length_bytes, SetLengthMode::kExact);
+}
+
+std::vector<OptionHelp> RawFormat::create_options() const {
+  return {{"size", "<size>", "Length of the image"}};
+}
+
+uint64_t RawFormat::initial_file_length(const CreateOptions& options) const {
+  constexpr uint64_t kLongest =
+      align_down(std::numeric_limits<int64_t>::max(), kSectorSizeBytes);
+  const uint64_t size_bytes = options.size_bytes.value_or(0);
+  return size_bytes > kLongest ? kLongest
+                               : align_up(size_bytes, kSectorSizeBytes);
+}
+
+}  // namespace spindle
