@@ -94,6 +94,7 @@ deb_src_lines() {
         if (match(line, /^\[[^]]*\][ \t]*/)) {
           options = substr(line, 1, RLENGTH); line = substr(line, RLENGTH + 1)
           gsub(/arch=[^] \t]*/, "", options)
+          if (options !~ /=/) options = ""
         }
         split(line, field, /[ \t]+/)
         if (index(field[2], release) == 1) print "deb-src " options line
