@@ -15,6 +15,7 @@
 #ifndef SPINDLE_THREADPOOL_EXECUTOR_H_
 #define SPINDLE_THREADPOOL_EXECUTOR_H_
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -23,6 +24,8 @@
 #include "absl/types/span.h"
 
 namespace spindle {
+
+class WorkList;
 
 // One unit of work.  Exactly one of these happens to an item that submit()
 // accepted: run() is called once, abandon() is called once, or withdraw()
@@ -50,8 +53,10 @@ class WorkItem {
   // Owned by the executor while the item is queued.
   WorkItem* previous_ = nullptr;
   WorkItem* next_ = nullptr;
-  // The list that holds the item, or null: makes withdraw() O(1).
-  void* list_ = nullptr;
+  // The list that holds the item, or null: makes withdraw() O(1).  Written
+  // under the lock of that list; atomic because withdraw() reads it before it
+  // knows which lock that is.
+  std::atomic<WorkList*> list_ = nullptr;
 };
 
 // A notification that may wait until its worker has nothing better to do:
@@ -98,7 +103,8 @@ class WorkQueue {
 
   // Queues `items` in order with at most one round of wake-ups; returns how
   // many of them, from the front, were accepted.
-  [[nodiscard]] virtual size_t submit_batch(absl::Span<WorkItem* const> items) = 0;
+  [[nodiscard]] virtual size_t submit_batch(
+      absl::Span<WorkItem* const> items) = 0;
 
   // Takes `item` back if no worker has started it.  True: the item will not
   // run, and the executor has forgotten it.  False: it runs, has run, or was
@@ -132,7 +138,8 @@ class Executor {
 
   // Creates a queue.  The queue may outlive the executor; it then refuses
   // submissions.
-  virtual std::shared_ptr<WorkQueue> make_queue(const WorkQueueOptions& options) = 0;
+  virtual std::shared_ptr<WorkQueue> make_queue(
+      const WorkQueueOptions& options) = 0;
 
   // How many items can run, and block, at one time.  0: this executor has no
   // threads, and work runs only inside run_one().
