@@ -6,11 +6,11 @@
 #include <utility>
 #include <vector>
 
-#include "absl/base/internal/raw_logging.h"
 #include "absl/base/thread_annotations.h"
 #include "absl/container/inlined_vector.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
+#include "threadpool/pool_check.h"
 #include "threadpool/work_list.h"
 
 namespace spindle {
@@ -226,8 +226,8 @@ bool InlineExecutor::Core::run_one() {
 }
 
 void InlineExecutor::Core::stop(StopMode mode) {
-  ABSL_RAW_CHECK(!on_worker_thread(),
-                 "an item may not stop the executor that runs it");
+  pool_check(!on_worker_thread(),
+             "an item may not stop the executor that runs it");
   {
     absl::MutexLock lock(&mu_);
     stopping_ = true;

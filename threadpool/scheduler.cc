@@ -4,7 +4,7 @@
 #include <chrono>
 #include <utility>
 
-#include "absl/base/internal/raw_logging.h"
+#include "threadpool/pool_check.h"
 
 namespace spindle {
 namespace {
@@ -460,8 +460,8 @@ absl::Duration Scheduler::pause_locked(bool something_stuck) {
 // ---------------------------------------------------------------------
 
 void Scheduler::stop(Executor::StopMode mode) {
-  ABSL_RAW_CHECK(!on_worker_thread(),
-                 "an item may not stop the executor that runs it");
+  pool_check(!on_worker_thread(),
+             "an item may not stop the executor that runs it");
   Wakes wakes;
   {
     absl::MutexLock lock(&mu_);

@@ -13,12 +13,12 @@
 #include <utility>
 
 #include "absl/base/const_init.h"
-#include "absl/base/internal/raw_logging.h"
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "oneapi/tbb/global_control.h"
 #include "oneapi/tbb/task_arena.h"
+#include "threadpool/pool_check.h"
 
 namespace spindle {
 namespace {

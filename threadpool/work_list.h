@@ -9,8 +9,8 @@
 
 #include <cstddef>
 
-#include "absl/base/internal/raw_logging.h"
 #include "threadpool/executor.h"
+#include "threadpool/pool_check.h"
 
 namespace spindle {
 
@@ -41,7 +41,7 @@ class WorkList {
 
   // REQUIRES: holder(item) == this.
   void remove(WorkItem* item) {
-    ABSL_RAW_CHECK(holder(item) == this, "work item is not in this list");
+    pool_check(holder(item) == this, "work item is not in this list");
     (item->previous_ == nullptr ? first_ : item->previous_->next_) =
         item->next_;
     (item->next_ == nullptr ? last_ : item->next_->previous_) = item->previous_;
@@ -65,7 +65,7 @@ class WorkList {
 
  private:
   void insert_between(WorkItem* item, WorkItem* previous, WorkItem* next) {
-    ABSL_RAW_CHECK(holder(item) == nullptr, "work item is queued already");
+    pool_check(holder(item) == nullptr, "work item is queued already");
     item->previous_ = previous;
     item->next_ = next;
     (previous == nullptr ? first_ : previous->next_) = item;
