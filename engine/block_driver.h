@@ -14,6 +14,10 @@
 // of one of them, or old.  A request that starts after another completed sees
 // its effect.  Nothing is durable, and nothing is ordered, before flush().
 //
+// Where request_alignment_bytes is more than 512, "sector" in what follows
+// means one such piece: the last sector is the one that the end of the image
+// falls into, at that alignment.
+//
 // Callers (the generic layer and ByteChannel) check range, alignment,
 // read-only and capability first; drivers assert those preconditions.  What
 // REQUIRES says is such a precondition.

@@ -1,0 +1,237 @@
+#include "tests/support/observing_driver.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/errors.h"
+#include "engine/metadata_mutex.h"
+#include "gtest/gtest.h"
+
+namespace spindle {
+namespace testing {
+namespace {
+
+uint64_t bit_of(Purpose purpose) {
+  static_assert(kPurposeCount <= 64);
+  return uint64_t{1} << static_cast<int>(purpose);
+}
+
+}  // namespace
+
+bool AccessMatch::fits(const Access& access) const {
+  if (purpose.has_value() && *purpose != access.purpose) return false;
+  if (kind.has_value() && *kind != access.kind) return false;
+  return !range.has_value() || range->overlaps(access.range);
+}
+
+// ---- Stop -------------------------------------------------------------------
+
+ObservingDriver::Stop::Stop(std::shared_ptr<State> state)
+    : state_(std::move(state)) {}
+
+ObservingDriver::Stop::~Stop() { resume(); }
+
+void ObservingDriver::Stop::wait_until_reached() {
+  absl::MutexLock lock(&state_->mutex);
+  state_->mutex.Await(absl::Condition(&state_->reached));
+}
+
+bool ObservingDriver::Stop::reached() const {
+  absl::MutexLock lock(&state_->mutex);
+  return state_->reached;
+}
+
+void ObservingDriver::Stop::resume() {
+  absl::MutexLock lock(&state_->mutex);
+  state_->resumed = true;
+}
+
+// ---- Observing --------------------------------------------------------------
+
+ObservingDriver::ObservingDriver(std::shared_ptr<BlockDriver> child)
+    : child_(std::move(child)), child_observer_(child_->access_observer()) {}
+
+ObservingDriver::~ObservingDriver() = default;
+
+void ObservingDriver::allow_metadata_mutex_for(
+    std::initializer_list<Purpose> purposes) {
+  for (Purpose purpose : purposes) allowed_purposes_ |= bit_of(purpose);
+}
+
+std::unique_ptr<ObservingDriver::Stop> ObservingDriver::stop_at(
+    AccessMatch match, int nth) {
+  auto state = std::make_shared<Stop::State>();
+  absl::MutexLock lock(&mutex_);
+  stops_.push_back(StopRule{match, nth, state});
+  has_rules_.store(true);
+  return std::unique_ptr<Stop>(new Stop(std::move(state)));
+}
+
+void ObservingDriver::fail_at(AccessMatch match, int error_number, int nth,
+                              Repeat repeat) {
+  absl::MutexLock lock(&mutex_);
+  failure_rules_.push_back(FailureRule{match, nth, error_number, repeat});
+  has_rules_.store(true);
+}
+
+void ObservingDriver::clear_failures() {
+  absl::MutexLock lock(&mutex_);
+  failure_rules_.clear();
+}
+
+uint64_t ObservingDriver::count(Purpose purpose, AccessKind kind) const {
+  return counts_[static_cast<int>(purpose)][static_cast<int>(kind)].load();
+}
+
+uint64_t ObservingDriver::count(Purpose purpose) const {
+  uint64_t sum = 0;
+  for (const auto& counter : counts_[static_cast<int>(purpose)]) sum += counter;
+  return sum;
+}
+
+uint64_t ObservingDriver::count(AccessKind kind) const {
+  uint64_t sum = 0;
+  for (const auto& row : counts_) sum += row[static_cast<int>(kind)];
+  return sum;
+}
+
+uint64_t ObservingDriver::total_count() const {
+  uint64_t sum = 0;
+  for (const auto& row : counts_) {
+    for (const auto& counter : row) sum += counter;
+  }
+  return sum;
+}
+
+void ObservingDriver::reset_counts() {
+  for (auto& row : counts_) {
+    for (auto& counter : row) counter.store(0);
+  }
+}
+
+void ObservingDriver::set_hook(
+    std::function<absl::Status(const Access&)> hook) {
+  hook_ = std::move(hook);
+}
+
+absl::Status ObservingDriver::before_access(const Access& access) {
+  counts_[static_cast<int>(access.purpose)][static_cast<int>(access.kind)]
+      .fetch_add(1, std::memory_order_relaxed);
+  check_locks(access);
+  if (hook_) {
+    if (absl::Status status = hook_(access); !status.ok()) return status;
+  }
+  if (has_rules_.load()) {
+    for (const auto& state : take_due_stops(access)) {
+      absl::MutexLock lock(&state->mutex);
+      state->reached = true;
+      state->mutex.Await(absl::Condition(&state->resumed));
+    }
+    if (absl::Status status = due_failure(access); !status.ok()) return status;
+  }
+  if (child_observer_ == nullptr) return absl::OkStatus();
+  return child_observer_->before_access(access);
+}
+
+void ObservingDriver::check_locks(const Access& access) {
+  const int held = MetadataMutex::held_by_this_thread();
+  if (held == 0 || (allowed_purposes_ & bit_of(access.purpose)) != 0) return;
+  lock_violations_.fetch_add(1);
+  ADD_FAILURE() << "access '" << purpose_name(access.purpose) << "' at offset "
+                << access.range.offset << " while the thread holds " << held
+                << " metadata mutexes";
+}
+
+std::vector<std::shared_ptr<ObservingDriver::Stop::State>>
+ObservingDriver::take_due_stops(const Access& access) {
+  std::vector<std::shared_ptr<Stop::State>> due;
+  absl::MutexLock lock(&mutex_);
+  for (StopRule& rule : stops_) {
+    if (!rule.match.fits(access)) continue;
+    if (--rule.countdown == 0) due.push_back(rule.state);
+  }
+  const auto used = [](const StopRule& rule) { return rule.countdown <= 0; };
+  stops_.erase(std::remove_if(stops_.begin(), stops_.end(), used),
+               stops_.end());
+  return due;
+}
+
+absl::Status ObservingDriver::due_failure(const Access& access) {
+  absl::MutexLock lock(&mutex_);
+  for (FailureRule& rule : failure_rules_) {
+    if (!rule.match.fits(access)) continue;
+    --rule.countdown;
+    const bool due = rule.repeat == Repeat::kOnce ? rule.countdown == 0
+                                                  : rule.countdown <= 0;
+    if (!due) continue;
+    failures_.fetch_add(1);
+    return errno_status(
+        rule.error_number,
+        absl::StrCat("injected into ", purpose_name(access.purpose)));
+  }
+  return absl::OkStatus();
+}
+
+// ---- Passing through --------------------------------------------------------
+
+absl::Status ObservingDriver::read(const IoVector& qiov, Sector sector) {
+  return child_->read(qiov, sector);
+}
+absl::Status ObservingDriver::write(const IoVector& qiov, Sector sector) {
+  return child_->write(qiov, sector);
+}
+absl::Status ObservingDriver::flush() { return child_->flush(); }
+uint64_t ObservingDriver::try_read(const IoVector& qiov, Sector sector) {
+  return child_->try_read(qiov, sector);
+}
+uint64_t ObservingDriver::try_write(const IoVector& qiov, Sector sector) {
+  return child_->try_write(qiov, sector);
+}
+absl::string_view ObservingDriver::format_name() const {
+  return child_->format_name();
+}
+std::string ObservingDriver::filename() const { return child_->filename(); }
+uint64_t ObservingDriver::length_bytes() const {
+  return child_->length_bytes();
+}
+bool ObservingDriver::read_only() const { return child_->read_only(); }
+DriverLimits ObservingDriver::limits() const { return child_->limits(); }
+Capabilities ObservingDriver::capabilities() const {
+  return child_->capabilities();
+}
+ImageInfo ObservingDriver::info() const { return child_->info(); }
+std::optional<StorageIdentity> ObservingDriver::identity() const {
+  return child_->identity();
+}
+std::shared_ptr<BlockDriver> ObservingDriver::backing() const {
+  return child_->backing();
+}
+absl::Status ObservingDriver::discard(ByteRange range) {
+  return child_->discard(range);
+}
+absl::Status ObservingDriver::write_zeroes(ByteRange range,
+                                           WriteZeroesFlags flags) {
+  return child_->write_zeroes(range, flags);
+}
+absl::StatusOr<BlockStatus> ObservingDriver::block_status(
+    ByteRange range, BlockStatusScope scope) {
+  return child_->block_status(range, scope);
+}
+absl::Status ObservingDriver::write_compressed(const IoVector& qiov,
+                                               Sector sector) {
+  return child_->write_compressed(qiov, sector);
+}
+absl::Status ObservingDriver::set_length(uint64_t length_bytes,
+                                         SetLengthMode mode) {
+  return child_->set_length(length_bytes, mode);
+}
+absl::Status ObservingDriver::reopen(const ReopenOptions& options) {
+  return child_->reopen(options);
+}
+absl::Status ObservingDriver::inactivate() { return child_->inactivate(); }
+absl::Status ObservingDriver::activate() { return child_->activate(); }
+absl::Status ObservingDriver::close() { return child_->close(); }
+
+}  // namespace testing
+}  // namespace spindle
