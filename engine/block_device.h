@@ -15,48 +15,36 @@
 // Thread safety: any thread may call any method at any time, except that
 // nobody may use the device once its destructor has begun.  Requests that
 // overlap in time and in range are not ordered, as on a disk.
+//
+// Locks: every mutex of the device, of its requests and of its completion
+// queue is a leaf, held for a few instructions; none is held while the driver,
+// a callback or the executor is called.  The one thing that is held across a
+// call to the driver is the byte range of a write (range_tracker.h).
 #ifndef SPINDLE_ENGINE_BLOCK_DEVICE_H_
 #define SPINDLE_ENGINE_BLOCK_DEVICE_H_
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
 
-#include "absl/functional/any_invocable.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/time/time.h"
+#include "absl/types/span.h"
+#include "engine/aio.h"
 #include "engine/aio_handle.h"
 #include "engine/block_driver.h"
+#include "engine/cache_mode.h"
 #include "engine/completion_queue.h"
+#include "engine/device_counters.h"
 #include "engine/format.h"
 #include "engine/io_vector.h"
+#include "engine/request.h"
 #include "engine/sector.h"
 #include "threadpool/executor.h"
 
 namespace spindle {
-
-// QEMU's cache modes.  direct and no_flush concern how the file is opened
-// (OpenOptions); the device itself adds writethrough.
-enum class CacheMode {
-  kWriteback,     // writes are durable after flush()
-  kWritethrough,  // every write is durable when it completes
-  kNone,          // as writeback, bypassing the page cache
-  kDirectsync,    // as writethrough, bypassing the page cache
-  kUnsafe,        // flush() does nothing
-};
-
-// "writeback", "writethrough", "none", "directsync", "unsafe".
-absl::StatusOr<CacheMode> parse_cache_mode(absl::string_view name);
-absl::string_view cache_mode_name(CacheMode mode);
-// Sets direct and no_flush as `mode` wants them.
-void apply_cache_mode(CacheMode mode, OpenOptions* options);
-
-// What becomes of writes that are all zeroes.
-enum class DetectZeroes { kOff, kOn, kUnmap };
 
 struct BlockDeviceOptions {
   std::string name;
@@ -79,54 +67,16 @@ struct BlockDeviceOptions {
   LogSink log;
 };
 
-struct WriteFlags {
-  // Force unit access: durable when it completes.
-  bool fua = false;
-};
-
-enum class RequestKind { kRead, kWrite, kFlush, kDiscard, kWriteZeroes, kBlockStatus };
-inline constexpr size_t kRequestKindCount = 6;
-
-// Latencies in powers of two: bucket i counts requests that took less than
-// 2^i microseconds and at least 2^(i-1) (bucket 0: less than one).
-struct LatencyHistogram {
-  static constexpr size_t kBuckets = 32;
-  std::array<uint64_t, kBuckets> buckets{};
-  uint64_t count() const;
-  // An upper bound of the p-th percentile, 0 < p <= 100; zero if empty.
-  absl::Duration percentile(double p) const;
-};
-
-struct RequestCounters {
-  uint64_t requests = 0;  // completed, whatever their status
-  uint64_t bytes = 0;     // of those that succeeded
-  uint64_t errors = 0;
-  uint64_t cancelled = 0;
-  LatencyHistogram latency;  // from submission to completion
-};
-
-struct DeviceCounters {
-  std::array<RequestCounters, kRequestKindCount> by_kind{};
-  uint64_t ran_in_place = 0;
-  const RequestCounters& of(RequestKind kind) const {
-    return by_kind[static_cast<size_t>(kind)];
-  }
-};
-
-// Runs once per request.  OK, the driver's error, or kCancelled.
-using AioCallback = absl::AnyInvocable<void(const absl::Status& status) &&>;
-using AioStatusCallback = absl::AnyInvocable<void(const absl::StatusOr<BlockStatus>& status) &&>;
-
 class BlockDevice {
  public:
   // Shares ownership of `driver`.  `executor` must outlive the device.
   // Errors: kInvalidArgument for options that contradict each other or the
   // driver.
-  static absl::StatusOr<std::unique_ptr<BlockDevice>> create(std::shared_ptr<BlockDriver> driver,
-                                                             Executor* executor,
-                                                             BlockDeviceOptions options = {});
-  // Does what close() does; logs its error.  REQUIRES: not inside a callback of
-  // this device.
+  static absl::StatusOr<std::unique_ptr<BlockDevice>> create(
+      std::shared_ptr<BlockDriver> driver, Executor* executor,
+      BlockDeviceOptions options = {});
+  // Does what close() does; logs its error.  Callbacks that wait in a queue of
+  // the device's own run here.  REQUIRES: not inside a callback of this device.
   ~BlockDevice();
   BlockDevice(const BlockDevice&) = delete;
   BlockDevice& operator=(const BlockDevice&) = delete;
@@ -137,49 +87,61 @@ class BlockDevice {
   CompletionQueue& completion_queue() const;
 
   // ---- Synchronous: on the caller's thread ---------------------------------
+  // Transfers by the byte end at the last byte; everything else may reach to
+  // the end of the last, partial sector.
   // Errors of all: kOutOfRange beyond the end, kInvalidArgument for a length or
   // offset that is not a multiple of 512 (sector calls), kPermissionDenied for
   // a change to a read-only device, kFailedPrecondition after close(), or what
   // the driver reports.
 
   absl::Status read(const IoVector& qiov, Sector sector);
-  absl::Status write(const IoVector& qiov, Sector sector, WriteFlags flags = {});
+  absl::Status write(const IoVector& qiov, Sector sector,
+                     WriteFlags flags = {});
   absl::Status pread(const IoVector& qiov, uint64_t offset_bytes);
-  absl::Status pwrite(const IoVector& qiov, uint64_t offset_bytes, WriteFlags flags = {});
+  absl::Status pwrite(const IoVector& qiov, uint64_t offset_bytes,
+                      WriteFlags flags = {});
   absl::Status flush();
   absl::Status discard(ByteRange range);
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags = {});
-  absl::StatusOr<BlockStatus> block_status(ByteRange range,
-                                           BlockStatusScope scope = BlockStatusScope::kWholeChain);
+  absl::StatusOr<BlockStatus> block_status(
+      ByteRange range, BlockStatusScope scope = BlockStatusScope::kWholeChain);
 
   // ---- Asynchronous --------------------------------------------------------
   // Each takes either `user_data`, and completes through completion_queue(), or
   // a callback.  The memory that `qiov` names must stay until completion; the
   // IoVector itself need not.  Argument errors, too, arrive as completions.  A
-  // read that hits allocates nothing in steady state.
+  // read that hits allocates nothing in steady state.  A request that the
+  // executor does not take (it has stopped, or this is a fork) completes with
+  // kUnavailable, in the completion queue.
 
   AioHandle aio_readv(Sector sector, const IoVector& qiov, uint64_t user_data);
-  AioHandle aio_readv(Sector sector, const IoVector& qiov, AioCallback callback);
+  AioHandle aio_readv(Sector sector, const IoVector& qiov,
+                      AioCallback callback);
   AioHandle aio_writev(Sector sector, const IoVector& qiov, uint64_t user_data,
                        WriteFlags flags = {});
-  AioHandle aio_writev(Sector sector, const IoVector& qiov, AioCallback callback,
-                       WriteFlags flags = {});
-  AioHandle aio_preadv(uint64_t offset_bytes, const IoVector& qiov, uint64_t user_data);
-  AioHandle aio_preadv(uint64_t offset_bytes, const IoVector& qiov, AioCallback callback);
-  AioHandle aio_pwritev(uint64_t offset_bytes, const IoVector& qiov, uint64_t user_data,
-                        WriteFlags flags = {});
-  AioHandle aio_pwritev(uint64_t offset_bytes, const IoVector& qiov, AioCallback callback,
-                        WriteFlags flags = {});
+  AioHandle aio_writev(Sector sector, const IoVector& qiov,
+                       AioCallback callback, WriteFlags flags = {});
+  AioHandle aio_preadv(uint64_t offset_bytes, const IoVector& qiov,
+                       uint64_t user_data);
+  AioHandle aio_preadv(uint64_t offset_bytes, const IoVector& qiov,
+                       AioCallback callback);
+  AioHandle aio_pwritev(uint64_t offset_bytes, const IoVector& qiov,
+                        uint64_t user_data, WriteFlags flags = {});
+  AioHandle aio_pwritev(uint64_t offset_bytes, const IoVector& qiov,
+                        AioCallback callback, WriteFlags flags = {});
   AioHandle aio_flush(uint64_t user_data);
   AioHandle aio_flush(AioCallback callback);
   AioHandle aio_discard(ByteRange range, uint64_t user_data);
   AioHandle aio_discard(ByteRange range, AioCallback callback);
-  AioHandle aio_write_zeroes(ByteRange range, WriteZeroesFlags flags, uint64_t user_data);
-  AioHandle aio_write_zeroes(ByteRange range, WriteZeroesFlags flags, AioCallback callback);
-  AioHandle aio_block_status(ByteRange range, BlockStatusScope scope, AioStatusCallback callback);
+  AioHandle aio_write_zeroes(ByteRange range, WriteZeroesFlags flags,
+                             uint64_t user_data);
+  AioHandle aio_write_zeroes(ByteRange range, WriteZeroesFlags flags,
+                             AioCallback callback);
+  AioHandle aio_block_status(ByteRange range, BlockStatusScope scope,
+                             AioStatusCallback callback);
 
   // Holds back the starts of what is submitted until the matching unplug, so
-  // that a burst costs one wake-up.  Nests.
+  // that a burst costs one wake-up.  Nests.  A drain starts what is held back.
   void plug();
   void unplug();
 
@@ -200,10 +162,13 @@ class BlockDevice {
   // Errors: kFailedPrecondition inside a callback of this device.
   absl::Status close();
 
-  // Drains, then changes what can be changed on an open device.
+  // Drains, then changes what can be changed on an open device.  Requests that
+  // are submitted meanwhile wait.
+  // Errors: kFailedPrecondition inside a callback of this device.
   absl::Status reopen(const ReopenOptions& options);
 
-  // Makes the image longer or shorter, and tells the listeners.
+  // Drains, makes the image longer or shorter, and tells the listeners.
+  // Errors: kFailedPrecondition inside a callback of this device.
   absl::Status set_length(uint64_t length_bytes);
   // Called after the length changed, on the thread that changed it, under no
   // lock.
@@ -217,9 +182,9 @@ class BlockDevice {
 
  private:
   class Core;
-  explicit BlockDevice(std::shared_ptr<Core> core);
+  explicit BlockDevice(std::unique_ptr<Core> core);
 
-  const std::shared_ptr<Core> core_;
+  const std::unique_ptr<Core> core_;
 };
 
 }  // namespace spindle

@@ -17,6 +17,7 @@
 #include <memory>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
 
@@ -43,7 +44,8 @@ class CompletionQueue {
   // Errors: kResourceExhausted if no eventfd can be had.
   static absl::StatusOr<std::unique_ptr<CompletionQueue>> create(
       const CompletionQueueOptions& options);
-  // Devices that use it must be closed first.
+  // Runs the callbacks that nobody reaped.  Devices that use it must be
+  // destroyed first.
   ~CompletionQueue();
   CompletionQueue(const CompletionQueue&) = delete;
   CompletionQueue& operator=(const CompletionQueue&) = delete;
@@ -62,16 +64,18 @@ class CompletionQueue {
   // Like reap(), but waits until at least `at_least` completions (callbacks
   // included) were reaped or `timeout` is over.
   // REQUIRES: at_least <= out.size().
-  size_t wait(size_t at_least, absl::Duration timeout, absl::Span<Completion> out,
-              size_t* callbacks_run = nullptr);
+  size_t wait(size_t at_least, absl::Duration timeout,
+              absl::Span<Completion> out, size_t* callbacks_run = nullptr);
 
   // For BlockDevice.
   const std::shared_ptr<CompletionSink>& sink() const { return sink_; }
 
  private:
-  explicit CompletionQueue(std::shared_ptr<CompletionSink> sink);
+  CompletionQueue(std::shared_ptr<CompletionSink> sink,
+                  const CompletionQueueOptions& options);
 
   const std::shared_ptr<CompletionSink> sink_;
+  const CompletionQueueOptions options_;
 };
 
 }  // namespace spindle

@@ -1,0 +1,315 @@
+#include "engine/block_device_core.h"
+
+#include <ctime>
+#include <utility>
+
+#include "absl/container/inlined_vector.h"
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+
+namespace spindle {
+namespace {
+
+using State = AioRequest::State;
+
+// How many requests are handed to the executor at a time.
+constexpr size_t kBatchSize = 64;
+
+int64_t now_nanoseconds() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return int64_t{now.tv_sec} * 1'000'000'000 + now.tv_nsec;
+}
+
+// Bytes in counters: of what moves, or changes, data.
+uint64_t counted_bytes(const RequestSpec& spec) {
+  return spec.kind == RequestKind::kBlockStatus ? 0 : spec.length;
+}
+
+uint64_t next_device_id() {
+  static std::atomic<uint64_t> next{1};
+  return next.fetch_add(1, std::memory_order_relaxed);
+}
+
+}  // namespace
+
+BlockDevice::Core::Core(std::shared_ptr<BlockDriver> driver, Executor* executor,
+                        BlockDeviceOptions options,
+                        std::unique_ptr<CompletionQueue> own_queue)
+    : driver_(std::move(driver)),
+      executor_(executor),
+      options_(std::move(options)),
+      id_(next_device_id()),
+      has_threads_(executor->width() > 0),
+      own_queue_(std::move(own_queue)),
+      queue_(own_queue_ != nullptr ? own_queue_.get()
+                                   : options_.completion_queue),
+      sink_(queue_->sink()),
+      sink_notification_(sink_),
+      work_(executor->make_queue(
+          {.name = options_.name, .max_workers = options_.max_workers})),
+      callbacks_(executor->make_queue(
+          {.name = absl::StrCat(options_.name, " callbacks"),
+           .max_workers = 0})),
+      requests_(driver_.get(), options_.cache_mode, options_.detect_zeroes),
+      admission_(options_.max_in_flight) {
+  if (!has_threads_) sink_->add_helper(executor_);
+}
+
+BlockDevice::Core::~Core() {
+  if (!has_threads_) sink_->remove_helper(executor_);
+  in_flight_.wait_until_abandoned();
+}
+
+absl::Status BlockDevice::Core::check(const RequestSpec& spec) const {
+  if (closed_.load(std::memory_order_seq_cst)) {
+    return absl::FailedPreconditionError("the device is closed");
+  }
+  return requests_.check(spec);
+}
+
+// ---- On the caller's thread -------------------------------------------------
+
+Generation BlockDevice::Core::enter_here() {
+  for (;;) {
+    const Generation generation = in_flight_.enter();
+    // Whoever holds requests back waits for the request whose callback this is.
+    if (!admission_.holds(generation) || CallbackScope::inside_counted(id_))
+      return generation;
+    in_flight_.leave(generation);
+    admission_.wait_for_release();
+  }
+}
+
+absl::Status BlockDevice::Core::run_here(const RequestSpec& spec,
+                                         const IoVector& qiov,
+                                         BlockStatus* block_status) {
+  const int64_t begin = now_nanoseconds();
+  const Generation generation = enter_here();
+  absl::Status status = check(spec);
+  if (status.ok()) status = requests_.run(spec, qiov, 0, block_status);
+  counters_.count(spec.kind, counted_bytes(spec), status,
+                  now_nanoseconds() - begin);
+  in_flight_.leave(generation);
+  return status;
+}
+
+// ---- Submission -------------------------------------------------------------
+
+AioHandle BlockDevice::Core::submit(AioRequest* request) {
+  AioHandle handle(request);
+  request->owner = this;
+  request->device_id = id_;
+  request->submitted_nanoseconds = now_nanoseconds();
+  request->generation = in_flight_.enter();
+  absl::Status status = check(request->spec);
+  if (!status.ok()) {
+    request->state.store(State::kRunning, std::memory_order_relaxed);
+    complete(request, std::move(status), Where::kCaller);
+  } else if (admission_.unrestrained()) {
+    start(request);
+  } else if (admission_.admit_or_queue(request)) {
+    if (begin(request, /*may_run_in_place=*/true)) {
+      AioRequest* const one[] = {request};
+      submit_batch(one);
+    } else {
+      start_waiting(/*may_run_in_place=*/false);
+    }
+  }
+  return handle;
+}
+
+// Nothing restrains the device, and the request was checked a moment ago.
+void BlockDevice::Core::start(AioRequest* request) {
+  if (options_.run_in_place && run_in_place(request)) {
+    finish(request, absl::OkStatus());
+    deliver(request, Where::kReap);
+    return;
+  }
+  request->state.store(State::kQueued, std::memory_order_release);
+  if (!work_->submit(request)) refuse(request);
+}
+
+bool BlockDevice::Core::run_in_place(AioRequest* request) {
+  const RequestKind kind = request->spec.kind;
+  if (kind != RequestKind::kRead && kind != RequestKind::kWrite) return false;
+  request->done_bytes = requests_.try_in_place(request->spec, request->qiov);
+  if (request->done_bytes < request->spec.length) return false;
+  counters_.count_in_place();
+  return true;
+}
+
+bool BlockDevice::Core::begin(AioRequest* request, bool may_run_in_place) {
+  // Again: the device may have been changed while the request waited.
+  absl::Status status = requests_.check(request->spec);
+  const bool in_place = status.ok() && may_run_in_place &&
+                        options_.run_in_place && run_in_place(request);
+  if (status.ok() && !in_place) return true;
+  finish(request, std::move(status));
+  deliver(request, in_place ? Where::kReap : Where::kCaller);
+  return false;
+}
+
+// A request that ends here makes room for another, so it goes round until
+// nothing has ended.
+void BlockDevice::Core::start_waiting(bool may_run_in_place) {
+  if (admission_.unrestrained()) return;
+  for (bool again = true; again;) {
+    again = false;
+    RequestList startable;
+    admission_.take_startable(&startable);
+    absl::InlinedVector<AioRequest*, kBatchSize> batch;
+    while (AioRequest* request = startable.pop_front()) {
+      if (!begin(request, may_run_in_place)) {
+        again = true;
+        continue;
+      }
+      batch.push_back(request);
+      if (batch.size() < kBatchSize && !startable.empty()) continue;
+      submit_batch(batch);
+      batch.clear();
+    }
+    submit_batch(batch);
+  }
+}
+
+void BlockDevice::Core::submit_batch(absl::Span<AioRequest* const> requests) {
+  absl::InlinedVector<WorkItem*, kBatchSize> items;
+  for (AioRequest* request : requests) {
+    request->state.store(State::kQueued, std::memory_order_release);
+    items.push_back(request);
+  }
+  if (items.empty()) return;
+  for (size_t i = work_->submit_batch(items); i < requests.size(); ++i)
+    refuse(requests[i]);
+}
+
+void BlockDevice::Core::unplug() {
+  admission_.unplug();
+  start_waiting(/*may_run_in_place=*/true);
+}
+
+void BlockDevice::Core::set_max_in_flight(size_t limit) {
+  admission_.set_limit(limit);
+  start_waiting(/*may_run_in_place=*/false);
+}
+
+// ---- Running and cancelling -------------------------------------------------
+
+bool BlockDevice::Core::claim_from_queue(AioRequest* request, bool* cancelled) {
+  *cancelled = false;
+  State state = State::kQueued;
+  if (request->state.compare_exchange_strong(state, State::kRunning,
+                                             std::memory_order_acq_rel)) {
+    return true;
+  }
+  if (state == State::kCancelling &&
+      request->state.compare_exchange_strong(state, State::kArrived,
+                                             std::memory_order_acq_rel)) {
+    return false;
+  }
+  *cancelled = true;
+  request->state.store(State::kWithdrawn, std::memory_order_release);
+  return true;
+}
+
+void BlockDevice::Core::run_request(AioRequest* request) {
+  if (request->has_result) {
+    deliver(request, Where::kWorker);
+    return;
+  }
+  bool cancelled = false;
+  if (!claim_from_queue(request, &cancelled)) return;
+  absl::Status status =
+      cancelled ? absl::CancelledError("the request was withdrawn")
+                : requests_.run(request->spec, request->qiov,
+                                request->done_bytes, &request->block_status);
+  complete(request, std::move(status), Where::kWorker);
+}
+
+void BlockDevice::Core::abandon_request(AioRequest* request) {
+  if (request->has_result) {
+    push_to_sink(request, Where::kReap);
+    return;
+  }
+  bool cancelled = false;
+  if (!claim_from_queue(request, &cancelled)) return;
+  complete(request, absl::CancelledError("the executor has stopped"),
+           Where::kReap);
+}
+
+// The executor did not take it: it has stopped, or this process is a fork.
+void BlockDevice::Core::refuse(AioRequest* request) {
+  bool cancelled = false;
+  if (!claim_from_queue(request, &cancelled)) return;
+  absl::Status status =
+      cancelled ? absl::CancelledError("the request was withdrawn")
+                : absl::UnavailableError("the executor takes no more work");
+  complete(request, std::move(status), Where::kReap);
+}
+
+void BlockDevice::Core::cancel_request(AioRequest* request, bool was_queued) {
+  if (was_queued) {
+    State cancelling = State::kCancelling;
+    // Too late to withdraw it, and no worker has arrived: one will.
+    if (!work_->withdraw(request) &&
+        request->state.compare_exchange_strong(cancelling, State::kCancelled,
+                                               std::memory_order_acq_rel)) {
+      return;
+    }
+  } else {
+    admission_.forget(request);
+    start_waiting(/*may_run_in_place=*/false);
+  }
+  request->state.store(State::kWithdrawn, std::memory_order_release);
+  complete(request, absl::CancelledError("the request was withdrawn"),
+           Where::kCaller);
+}
+
+// ---- Completion -------------------------------------------------------------
+
+void BlockDevice::Core::complete(AioRequest* request, absl::Status status,
+                                 Where where) {
+  // What waits for this one's place starts before its callback runs.
+  if (finish(request, std::move(status)))
+    start_waiting(/*may_run_in_place=*/false);
+  deliver(request, where);
+}
+
+bool BlockDevice::Core::finish(AioRequest* request, absl::Status status) {
+  request->status = std::move(status);
+  counters_.count(request->spec.kind, counted_bytes(request->spec),
+                  request->status,
+                  now_nanoseconds() - request->submitted_nanoseconds);
+  if (!request->has_slot) return false;
+  request->has_slot = false;
+  admission_.give_back_slot();
+  return true;
+}
+
+void BlockDevice::Core::deliver(AioRequest* request, Where where) {
+  if (!request->has_callback() || !has_threads_ || where == Where::kReap) {
+    push_to_sink(request, where);
+    return;
+  }
+  if (where == Where::kCaller) {
+    request->has_result = true;
+    if (!callbacks_->submit(request)) push_to_sink(request, Where::kReap);
+    return;
+  }
+  const Generation generation = request->generation;
+  request->state.store(State::kDone, std::memory_order_release);
+  request->run_callback(/*counted=*/true);
+  request->drop_reference();
+  in_flight_.leave(generation);
+}
+
+void BlockDevice::Core::push_to_sink(AioRequest* request, Where where) {
+  const Generation generation = request->generation;
+  request->state.store(State::kDone, std::memory_order_release);
+  sink_->push(request, where == Where::kWorker ? work_.get() : nullptr,
+              sink_notification_);
+  in_flight_.leave(generation);
+}
+
+}  // namespace spindle

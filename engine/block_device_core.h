@@ -1,0 +1,156 @@
+// BlockDevice::Core: the inside of a device.
+//
+// The path of an asynchronous request: submit() checks it, Admission lets it
+// start, it runs in place or the executor's queue takes it, run_request() does
+// it on a worker, finish() counts it, deliver() completes it.  Exactly one of
+// those steps owns a request at any time; AioRequest::State says which.
+//
+// Owns everything that the device is made of, except the executor and a
+// completion queue that the embedder gave.  Outlives every request that has not
+// been completed: the destructor waits for them.
+//
+// Thread safety: every method, from any thread.
+#ifndef SPINDLE_ENGINE_BLOCK_DEVICE_CORE_H_
+#define SPINDLE_ENGINE_BLOCK_DEVICE_CORE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "engine/admission.h"
+#include "engine/aio.h"
+#include "engine/block_device.h"
+#include "engine/completion_sink.h"
+#include "engine/in_flight_tracker.h"
+#include "engine/request_executor.h"
+
+namespace spindle {
+
+class BlockDevice::Core final : public RequestOwner {
+ public:
+  // `own_queue` is null if the options name a queue.
+  Core(std::shared_ptr<BlockDriver> driver, Executor* executor,
+       BlockDeviceOptions options, std::unique_ptr<CompletionQueue> own_queue);
+  ~Core();
+
+  // ---- Requests (block_device_core.cc) -------------------------------------
+
+  // Runs a request on the calling thread.
+  absl::Status run_here(const RequestSpec& spec, const IoVector& qiov,
+                        BlockStatus* block_status = nullptr);
+  // Takes over the engine's reference to `request`; the handle gets the other.
+  AioHandle submit(AioRequest* request);
+
+  void plug() { admission_.plug(); }
+  void unplug();
+  void set_max_in_flight(size_t limit);
+
+  // RequestOwner.
+  void run_request(AioRequest* request) override;
+  void abandon_request(AioRequest* request) override;
+  void cancel_request(AioRequest* request, bool was_queued) override;
+
+  // ---- Life cycle (block_device_life.cc) -----------------------------------
+
+  // Offsets are signed in most system calls.
+  static constexpr uint64_t kMaxLengthBytes = uint64_t{1} << 62;
+
+  // What the destructor of the device does.
+  void shut_down();
+  absl::Status drain();
+  absl::Status close();
+  absl::Status reopen(const ReopenOptions& options);
+  absl::Status set_length(uint64_t length_bytes);
+  void add_length_listener(std::function<void(uint64_t)> listener)
+      ABSL_LOCKS_EXCLUDED(listeners_mutex_);
+
+  BlockDriver& driver() const { return *driver_; }
+  CompletionQueue& completion_queue() const { return *queue_; }
+  RequestExecutor& requests() { return requests_; }
+  ShardedDeviceCounters& counters() { return counters_; }
+
+ private:
+  // Where a completion may run.
+  enum class Where {
+    kWorker,  // here: a worker of the executor, inside run()
+    kCaller,  // on another thread: this is a call of the embedder
+    kReap,    // in reap()
+  };
+
+  // ---- Requests ----
+  absl::Status check(const RequestSpec& spec) const;
+  // Counts a request that runs on its caller's thread, and waits while the
+  // device is being changed.
+  Generation enter_here();
+  // Each of these begins or ends the life of a request that the caller owns.
+  void start(AioRequest* request);
+  bool run_in_place(AioRequest* request);
+  // True if the request can begin; else it has been completed.
+  bool begin(AioRequest* request, bool may_run_in_place);
+  void refuse(AioRequest* request);
+  void complete(AioRequest* request, absl::Status status, Where where);
+  // The two halves of complete().  The first returns true if others may start
+  // now that waited for this one.
+  bool finish(AioRequest* request, absl::Status status);
+  void deliver(AioRequest* request, Where where);
+  void push_to_sink(AioRequest* request, Where where);
+
+  // Starts what waited and need not wait any more.
+  void start_waiting(bool may_run_in_place);
+  void submit_batch(absl::Span<AioRequest* const> requests);
+  // The executor is done with `request` without having run it.  False: its
+  // canceller completes it, and the caller must not touch it any more.
+  static bool claim_from_queue(AioRequest* request, bool* cancelled);
+
+  // ---- Life cycle ----
+  absl::Status refuse_inside_callback(absl::string_view what) const;
+  // Waits until what was submitted before the call is complete.
+  void wait_for_requests(InFlightTracker::Drain* drain);
+  absl::Status close_driver();
+  bool run_own_callbacks();
+  // Runs `change` while nothing is in flight, and nothing starts.
+  absl::Status change_quiescent(absl::FunctionRef<absl::Status()> change);
+  void tell_listeners(uint64_t length_bytes)
+      ABSL_LOCKS_EXCLUDED(listeners_mutex_);
+
+  const std::shared_ptr<BlockDriver> driver_;
+  Executor* const executor_;
+  const BlockDeviceOptions options_;
+  // Never used again, not even after the device: what a handle remembers.
+  const uint64_t id_;
+  const bool has_threads_;
+  const std::unique_ptr<CompletionQueue> own_queue_;
+  CompletionQueue* const queue_;
+  const std::shared_ptr<CompletionSink> sink_;
+  const std::shared_ptr<BatchNotification> sink_notification_;
+  const std::shared_ptr<WorkQueue> work_;
+  // Callbacks of requests that did not run: a queue of their own, so that they
+  // need not wait behind requests that hang.
+  const std::shared_ptr<WorkQueue> callbacks_;
+
+  RequestExecutor requests_;
+  ShardedDeviceCounters counters_;
+  InFlightTracker in_flight_;
+  Admission admission_;
+  std::atomic<bool> closed_{false};
+
+  // A leaf: nothing is acquired while it is held.
+  absl::Mutex life_mutex_;
+  std::optional<absl::Status> close_result_ ABSL_GUARDED_BY(life_mutex_);
+
+  // A leaf: listeners are called with it released.
+  absl::Mutex listeners_mutex_;
+  std::vector<std::function<void(uint64_t)>> listeners_
+      ABSL_GUARDED_BY(listeners_mutex_);
+};
+
+}  // namespace spindle
+
+#endif  // SPINDLE_ENGINE_BLOCK_DEVICE_CORE_H_

@@ -1,0 +1,147 @@
+// BlockDevice::Core: drain, close, and changes of an open device.
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/block_device_core.h"
+
+namespace spindle {
+
+absl::Status BlockDevice::Core::refuse_inside_callback(
+    absl::string_view what) const {
+  if (!CallbackScope::inside(id_)) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat(what, " inside a callback of the device"));
+}
+
+void BlockDevice::Core::wait_for_requests(InFlightTracker::Drain* drain) {
+  admission_.begin_drain();
+  start_waiting(/*may_run_in_place=*/false);
+  drain->wait([this] { return executor_->run_one(); },
+              /*has_help=*/!has_threads_);
+  admission_.end_drain();
+}
+
+absl::Status BlockDevice::Core::drain() {
+  if (absl::Status inside = refuse_inside_callback("drain"); !inside.ok())
+    return inside;
+  InFlightTracker::Drain drain(&in_flight_);
+  wait_for_requests(&drain);
+  return absl::OkStatus();
+}
+
+absl::Status BlockDevice::Core::close() {
+  if (absl::Status inside = refuse_inside_callback("close"); !inside.ok())
+    return inside;
+  closed_.store(true, std::memory_order_seq_cst);
+  InFlightTracker::Drain drain(&in_flight_);
+  wait_for_requests(&drain);
+  {
+    absl::MutexLock lock(&life_mutex_);
+    if (close_result_.has_value()) return *close_result_;
+  }
+  // Only one thread gets here: the others wait for the drain.
+  const absl::Status result = close_driver();
+  absl::MutexLock lock(&life_mutex_);
+  close_result_ = result;
+  return result;
+}
+
+absl::Status BlockDevice::Core::close_driver() {
+  // Also with cache=unsafe: it is the last chance.
+  const absl::Status flushed =
+      driver_->read_only() ? absl::OkStatus() : driver_->flush();
+  const absl::Status closed = driver_->close();
+  return flushed.ok() ? closed : flushed;
+}
+
+absl::Status BlockDevice::Core::change_quiescent(
+    absl::FunctionRef<absl::Status()> change) {
+  const uint64_t length_before = requests_.length_bytes();
+  absl::Status status;
+  {
+    InFlightTracker::Drain drain(&in_flight_);
+    if (closed_.load(std::memory_order_seq_cst)) {
+      return absl::FailedPreconditionError("the device is closed");
+    }
+    admission_.hold(drain.later_generation());
+    wait_for_requests(&drain);
+    status = change();
+    requests_.refresh();
+    admission_.release();
+    start_waiting(/*may_run_in_place=*/false);
+  }
+  const uint64_t length = requests_.length_bytes();
+  if (length != length_before) tell_listeners(length);
+  return status;
+}
+
+absl::Status BlockDevice::Core::reopen(const ReopenOptions& options) {
+  if (absl::Status inside = refuse_inside_callback("reopen"); !inside.ok())
+    return inside;
+  return change_quiescent([&] {
+    if (!requests_.capabilities().has(Capability::kReopen)) {
+      return absl::UnimplementedError(absl::StrCat(
+          "the ", driver_->format_name(), " driver cannot be reopened"));
+    }
+    return driver_->reopen(options);
+  });
+}
+
+absl::Status BlockDevice::Core::set_length(uint64_t length_bytes) {
+  if (absl::Status inside = refuse_inside_callback("set_length"); !inside.ok())
+    return inside;
+  return change_quiescent([&]() -> absl::Status {
+    if (requests_.read_only())
+      return absl::PermissionDeniedError("the device is read-only");
+    if (!requests_.capabilities().has(Capability::kSetLength)) {
+      return absl::UnimplementedError(absl::StrCat(
+          "the ", driver_->format_name(), " driver cannot change its length"));
+    }
+    if (length_bytes > kMaxLengthBytes) {
+      return absl::OutOfRangeError(absl::StrCat(
+          "length ", length_bytes, " is more than ", kMaxLengthBytes));
+    }
+    return driver_->set_length(length_bytes, SetLengthMode::kExact);
+  });
+}
+
+void BlockDevice::Core::add_length_listener(
+    std::function<void(uint64_t)> listener) {
+  absl::MutexLock lock(&listeners_mutex_);
+  listeners_.push_back(std::move(listener));
+}
+
+void BlockDevice::Core::tell_listeners(uint64_t length_bytes) {
+  std::vector<std::function<void(uint64_t)>> listeners;
+  {
+    absl::MutexLock lock(&listeners_mutex_);
+    listeners = listeners_;
+  }
+  for (const auto& listener : listeners) listener(length_bytes);
+}
+
+void BlockDevice::Core::shut_down() {
+  ABSL_RAW_CHECK(!CallbackScope::inside(id_),
+                 "a device destroyed inside its own callback");
+  const absl::Status status = close();
+  if (!status.ok() && options_.log) {
+    options_.log(LogSeverity::kError, absl::StrCat("closing ", options_.name,
+                                                   ": ", status.ToString()));
+  }
+  // What was refused since may still have to complete, and each callback may
+  // submit once more.
+  do {
+    InFlightTracker::Drain drain(&in_flight_);
+    wait_for_requests(&drain);
+  } while (own_queue_ != nullptr && run_own_callbacks());
+}
+
+bool BlockDevice::Core::run_own_callbacks() {
+  size_t callbacks = 0;
+  own_queue_->reap({}, &callbacks);
+  return callbacks > 0;
+}
+
+}  // namespace spindle

@@ -1,0 +1,346 @@
+#include "engine/request_executor.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/base/macros.h"
+#include "absl/strings/str_cat.h"
+#include "engine/checked_math.h"
+
+namespace spindle {
+namespace {
+
+using Direction = DriverTransfer::Direction;
+using Hold = RangeTracker::Hold;
+using Mode = RangeTracker::Mode;
+
+constexpr bool is_change(RequestKind kind) {
+  return kind == RequestKind::kWrite || kind == RequestKind::kDiscard ||
+         kind == RequestKind::kWriteZeroes;
+}
+
+}  // namespace
+
+RequestExecutor::RequestExecutor(BlockDriver* driver, CacheMode cache_mode,
+                                 DetectZeroes detect_zeroes)
+    : driver_(driver),
+      cache_mode_(cache_mode),
+      transfer_(driver),
+      detect_zeroes_(detect_zeroes) {
+  refresh();
+}
+
+void RequestExecutor::refresh() {
+  transfer_.refresh();
+  capabilities_ = driver_->capabilities();
+  length_bytes_.store(driver_->length_bytes(), std::memory_order_relaxed);
+  read_only_.store(driver_->read_only(), std::memory_order_relaxed);
+}
+
+// ---- Checks -----------------------------------------------------------------
+
+absl::Status RequestExecutor::check(const RequestSpec& spec) const {
+  if (spec.kind == RequestKind::kFlush) return absl::OkStatus();
+  if (is_change(spec.kind) && read_only()) {
+    return absl::PermissionDeniedError("the device is read-only");
+  }
+  if (spec.by_sector && !is_sector_aligned(spec.length)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the length, ", spec.length, ", is not a multiple of 512"));
+  }
+  return check_range(spec);
+}
+
+absl::Status RequestExecutor::check_range(const RequestSpec& spec) const {
+  const uint64_t length = length_bytes();
+  // A transfer by the byte ends at the last byte.  Everything that guests ask
+  // for by the sector may reach to the end of the last, partial one.
+  const bool by_byte = !spec.by_sector && (spec.kind == RequestKind::kRead ||
+                                           spec.kind == RequestKind::kWrite);
+  const uint64_t limit = by_byte ? length : align_up(length, kSectorSizeBytes);
+  const std::optional<ByteRange> range =
+      make_byte_range(spec.offset, spec.length);
+  if (!range.has_value() || range->end() > limit) {
+    return absl::OutOfRangeError(
+        absl::StrCat("offset ", spec.offset, " and length ", spec.length,
+                     " reach beyond the device's length, ", length));
+  }
+  if (spec.kind == RequestKind::kBlockStatus && range->empty()) {
+    return absl::InvalidArgumentError("the block status of an empty range");
+  }
+  return absl::OkStatus();
+}
+
+bool RequestExecutor::is_aligned_to_driver(uint64_t offset,
+                                           uint64_t length) const {
+  return is_aligned(offset | length,
+                    transfer_.limits().request_alignment_bytes);
+}
+
+ByteRange RequestExecutor::clamp(ByteRange range) const {
+  const uint64_t end = std::min(range.end(), length_bytes());
+  return {range.offset, end > range.offset ? end - range.offset : 0};
+}
+
+uint64_t RequestExecutor::transfer_end(uint64_t end) const {
+  if (end < length_bytes()) return end;
+  return align_up(end, transfer_.limits().request_alignment_bytes);
+}
+
+// ---- Requests ---------------------------------------------------------------
+
+bool RequestExecutor::must_be_durable(const RequestSpec& spec) const {
+  return spec.write_flags.fua || is_writethrough(cache_mode_);
+}
+
+uint64_t RequestExecutor::try_in_place(const RequestSpec& spec,
+                                       const IoVector& qiov) {
+  if (qiov.empty() || !is_aligned_to_driver(spec.offset, spec.length) ||
+      !transfer_.fits(qiov)) {
+    return 0;
+  }
+  const Sector sector = Sector::from_byte_offset(spec.offset);
+  if (spec.kind == RequestKind::kRead) {
+    return capabilities_.has(Capability::kTryRead)
+               ? driver_->try_read(qiov, sector)
+               : 0;
+  }
+  if (spec.kind != RequestKind::kWrite ||
+      !capabilities_.has(Capability::kTryWrite) || must_be_durable(spec) ||
+      detect_zeroes_.load(std::memory_order_relaxed) != DetectZeroes::kOff) {
+    return 0;
+  }
+  const Hold hold(&ranges_, spec.range(), Mode::kShared, RangeTracker::kTry);
+  return hold.held() ? driver_->try_write(qiov, sector) : 0;
+}
+
+absl::Status RequestExecutor::run(const RequestSpec& spec, const IoVector& qiov,
+                                  uint64_t done_bytes,
+                                  BlockStatus* block_status) {
+  switch (spec.kind) {
+    case RequestKind::kRead:
+      if (done_bytes == 0) return read(qiov, spec.offset);
+      return read(qiov.slice(done_bytes, spec.length - done_bytes),
+                  spec.offset + done_bytes);
+    case RequestKind::kWrite:
+      if (done_bytes == 0) return write(spec, qiov, spec.offset);
+      return write(spec, qiov.slice(done_bytes, spec.length - done_bytes),
+                   spec.offset + done_bytes);
+    case RequestKind::kFlush:
+      return flush();
+    case RequestKind::kDiscard:
+      return discard(clamp(spec.range()));
+    case RequestKind::kWriteZeroes: {
+      absl::Status status =
+          write_zeroes(clamp(spec.range()), spec.zeroes_flags);
+      if (status.ok() && must_be_durable(spec)) status = flush();
+      return status;
+    }
+    case RequestKind::kBlockStatus: {
+      absl::StatusOr<BlockStatus> result =
+          this->block_status(spec.range(), spec.scope);
+      if (result.ok()) *block_status = *result;
+      return result.status();
+    }
+  }
+  return absl::InternalError("a request of unknown kind");
+}
+
+// ---- Reads ------------------------------------------------------------------
+
+absl::Status RequestExecutor::read(const IoVector& qiov, uint64_t offset) {
+  if (qiov.empty()) return absl::OkStatus();
+  if (is_aligned_to_driver(offset, qiov.length_bytes())) {
+    return transfer_.transfer(Direction::kRead, qiov, offset);
+  }
+  return read_ragged(qiov, offset);
+}
+
+// One aligned transfer, whose first and last bytes go into a buffer that nobody
+// looks at.
+absl::Status RequestExecutor::read_ragged(const IoVector& qiov,
+                                          uint64_t offset) {
+  const uint64_t alignment = transfer_.limits().request_alignment_bytes;
+  const uint64_t begin = align_down(offset, alignment);
+  const uint64_t end = offset + qiov.length_bytes();
+  const AlignedBufferPool::Lease padding = transfer_.take_buffer(alignment);
+  IoVector padded(padding.data(), offset - begin);
+  padded.append(qiov);
+  padded.append(IoVector(padding.data(), align_up(end, alignment) - end));
+  return transfer_.transfer(Direction::kRead, padded, begin);
+}
+
+// ---- Writes -----------------------------------------------------------------
+
+absl::Status RequestExecutor::write(const RequestSpec& spec,
+                                    const IoVector& qiov, uint64_t offset) {
+  if (qiov.empty()) return absl::OkStatus();
+  const DetectZeroes detect = detect_zeroes_.load(std::memory_order_relaxed);
+  absl::Status status;
+  if (detect != DetectZeroes::kOff && qiov.is_zero()) {
+    const WriteZeroesFlags flags{.may_unmap = detect == DetectZeroes::kUnmap};
+    status = write_zeroes(clamp({offset, qiov.length_bytes()}), flags);
+  } else {
+    status = put(qiov, offset);
+  }
+  if (status.ok() && must_be_durable(spec)) status = flush();
+  return status;
+}
+
+absl::Status RequestExecutor::put(const IoVector& qiov, uint64_t offset) {
+  if (!is_aligned_to_driver(offset, qiov.length_bytes()))
+    return put_ragged(qiov, offset);
+  const Hold hold(&ranges_, {offset, qiov.length_bytes()}, Mode::kShared);
+  return transfer_.transfer(Direction::kWrite, qiov, offset);
+}
+
+// Reads the blocks at the two ends, and writes everything in one transfer.
+absl::Status RequestExecutor::put_ragged(const IoVector& qiov,
+                                         uint64_t offset) {
+  const uint64_t alignment = transfer_.limits().request_alignment_bytes;
+  const uint64_t begin = align_down(offset, alignment);
+  const uint64_t end = offset + qiov.length_bytes();
+  const uint64_t padded_end = align_up(end, alignment);
+  const Hold hold(&ranges_, {begin, padded_end - begin}, Mode::kExclusive);
+  const AlignedBufferPool::Lease buffer = transfer_.take_buffer(2 * alignment);
+  uint8_t* const head = buffer.data();
+  const bool one_block = padded_end - begin == alignment;
+  uint8_t* const tail = one_block ? head : head + alignment;
+  if (begin < offset || one_block) {
+    const absl::Status status =
+        transfer_.transfer(Direction::kRead, IoVector(head, alignment), begin);
+    if (!status.ok()) return status;
+  }
+  if (end < padded_end && !one_block) {
+    const absl::Status status = transfer_.transfer(
+        Direction::kRead, IoVector(tail, alignment), padded_end - alignment);
+    if (!status.ok()) return status;
+  }
+  IoVector padded(head, offset - begin);
+  padded.append(qiov);
+  padded.append(
+      IoVector(tail + (alignment - (padded_end - end)), padded_end - end));
+  return transfer_.transfer(Direction::kWrite, padded, begin);
+}
+
+// ---- Zeroes -----------------------------------------------------------------
+
+// Ragged ends are read, modified and written; what lies between is left to the
+// driver.
+absl::Status RequestExecutor::write_zeroes(ByteRange range,
+                                           WriteZeroesFlags flags) {
+  if (range.empty()) return absl::OkStatus();
+  const uint64_t alignment = transfer_.limits().request_alignment_bytes;
+  const bool reaches_end = range.end() == length_bytes();
+  const uint64_t middle_begin =
+      std::min(align_up(range.offset, alignment), range.end());
+  const uint64_t middle_end =
+      reaches_end ? range.end()
+                  : std::max(middle_begin, align_down(range.end(), alignment));
+  const ByteRange pieces[] = {{range.offset, middle_begin - range.offset},
+                              {middle_end, range.end() - middle_end}};
+  for (const ByteRange& ragged : pieces) {
+    if (ragged.empty()) continue;
+    if (flags.no_fallback)
+      return absl::UnimplementedError("a ragged range must be written");
+    const absl::Status status = write_zeroes_ragged(ragged);
+    if (!status.ok()) return status;
+  }
+  return write_zeroes_aligned({middle_begin, middle_end - middle_begin}, flags);
+}
+
+// The ends that the driver may not be able to do quickly are pieces of their
+// own, so that they alone are written by hand.
+absl::Status RequestExecutor::write_zeroes_aligned(ByteRange range,
+                                                   WriteZeroesFlags flags) {
+  const uint64_t alignment =
+      std::max(transfer_.limits().write_zeroes_alignment_bytes,
+               transfer_.limits().request_alignment_bytes);
+  const uint64_t first =
+      std::min(align_up(range.offset, alignment), range.end());
+  const uint64_t last =
+      range.end() == length_bytes()
+          ? range.end()
+          : std::max(first, align_down(range.end(), alignment));
+  const ByteRange pieces[] = {{range.offset, first - range.offset},
+                              {first, last - first},
+                              {last, range.end() - last}};
+  for (const ByteRange& piece : pieces) {
+    if (piece.empty()) continue;
+    const absl::Status status = write_zeroes_piece(piece, flags);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+absl::Status RequestExecutor::write_zeroes_piece(ByteRange range,
+                                                 WriteZeroesFlags flags) {
+  const Hold hold(&ranges_,
+                  {range.offset, transfer_end(range.end()) - range.offset},
+                  Mode::kShared);
+  absl::Status status =
+      absl::UnimplementedError("the driver cannot write zeroes quickly");
+  const bool can = capabilities_.has(Capability::kWriteZeroes) &&
+                   (!flags.no_fallback ||
+                    capabilities_.has(Capability::kWriteZeroesNoFallback));
+  if (can) {
+    WriteZeroesFlags understood = flags;
+    understood.may_unmap =
+        flags.may_unmap && capabilities_.has(Capability::kWriteZeroesMayUnmap);
+    status = driver_->write_zeroes(range, understood);
+  }
+  if (!absl::IsUnimplemented(status) || flags.no_fallback) return status;
+  return transfer_.write_zeroes_by_hand(
+      range.offset, transfer_end(range.end()) - range.offset);
+}
+
+// REQUIRES: `range` lies within one block of the request alignment.
+absl::Status RequestExecutor::write_zeroes_ragged(ByteRange range) {
+  const AlignedBufferPool::Lease buffer = transfer_.take_buffer(range.length);
+  std::fill_n(buffer.data(), range.length, uint8_t{0});
+  return put_ragged(IoVector(buffer.data(), range.length), range.offset);
+}
+
+// ---- Everything else --------------------------------------------------------
+
+absl::Status RequestExecutor::discard(ByteRange range) {
+  if (!capabilities_.has(Capability::kDiscard)) return absl::OkStatus();
+  const uint64_t alignment = transfer_.limits().request_alignment_bytes;
+  const uint64_t begin = align_up(range.offset, alignment);
+  const uint64_t end = range.end() == length_bytes()
+                           ? range.end()
+                           : align_down(range.end(), alignment);
+  if (begin >= end) return absl::OkStatus();
+  const Hold hold(&ranges_, {begin, transfer_end(end) - begin}, Mode::kShared);
+  return driver_->discard({begin, end - begin});
+}
+
+absl::StatusOr<BlockStatus> RequestExecutor::block_status(
+    ByteRange range, BlockStatusScope scope) {
+  const ByteRange inside = clamp(range);
+  BlockStatus guess;
+  guess.end_of_image = range.end() >= length_bytes();
+  if (inside.empty()) {  // the rest of the last sector
+    guess.length = range.length;
+    guess.zero = true;
+    return guess;
+  }
+  if (!capabilities_.has(Capability::kBlockStatus)) {
+    guess.length = inside.length;
+    guess.allocated = true;
+    guess.data = true;
+    return guess;
+  }
+  absl::StatusOr<BlockStatus> status = driver_->block_status(inside, scope);
+  if (!status.ok()) return status;
+  ABSL_ASSERT(status->length >= 1 && status->length <= inside.length);
+  status->end_of_image = inside.offset + status->length == length_bytes();
+  return status;
+}
+
+absl::Status RequestExecutor::flush() {
+  if (cache_mode_ == CacheMode::kUnsafe || read_only()) return absl::OkStatus();
+  return driver_->flush();
+}
+
+}  // namespace spindle
