@@ -11,13 +11,11 @@
 #include <limits>
 #include <vector>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
-#include "engine/checked_math.h"
 #include "engine/errors.h"
 #include "engine/io_vector.h"
 #include "engine/sector.h"
+#include "formats/options/option_values.h"
 #include "formats/raw/fd_io.h"
 #include "formats/raw/file_locks.h"
 #include "formats/raw/owned_fd.h"
@@ -36,61 +34,37 @@ absl::Status bad_value(absl::string_view name, absl::string_view value,
       "invalid value '", value, "' of '", name, "': expected ", wanted));
 }
 
-absl::Status parse_preallocation(const std::string& value, Preallocation* out) {
+absl::Status parse_preallocation(const std::string& value,
+                                 FilePreallocation* out) {
   if (value == "off") {
-    *out = Preallocation::kOff;
+    *out = FilePreallocation::kOff;
   } else if (value == "falloc") {
-    *out = Preallocation::kFallocate;
+    *out = FilePreallocation::kFallocate;
   } else if (value == "full") {
-    *out = Preallocation::kFull;
+    *out = FilePreallocation::kFull;
+  } else if (value == "metadata") {
+    *out = FilePreallocation::kMetadata;
   } else {
     return bad_value("preallocation", value, "off, falloc or full");
   }
   return absl::OkStatus();
 }
 
-absl::Status parse_switch(const std::string& name, const std::string& value,
-                          bool* out) {
-  if (value != "on" && value != "off")
-    return bad_value(name, value, "on or off");
-  *out = value == "on";
-  return absl::OkStatus();
-}
-
-// A number of bytes, with k, M or G for powers of 1024.
-absl::Status parse_size(const std::string& name, const std::string& value,
-                        uint32_t* out) {
-  absl::string_view digits = value;
-  uint64_t factor = 1;
-  if (!digits.empty() &&
-      !absl::ascii_isdigit(static_cast<unsigned char>(digits.back()))) {
-    switch (absl::ascii_tolower(static_cast<unsigned char>(digits.back()))) {
-      case 'b':
-        factor = 1;
-        break;
-      case 'k':
-        factor = uint64_t{1} << 10;
-        break;
-      case 'm':
-        factor = uint64_t{1} << 20;
-        break;
-      case 'g':
-        factor = uint64_t{1} << 30;
-        break;
-      default:
-        return bad_value(name, value, "a size");
-    }
-    digits.remove_suffix(1);
-  }
-  uint64_t number = 0;
-  if (!absl::SimpleAtoi(digits, &number))
-    return bad_value(name, value, "a size");
-  const std::optional<uint64_t> bytes = checked_multiply(number, factor);
-  if (!bytes.has_value() || *bytes > std::numeric_limits<uint32_t>::max()) {
-    return bad_value(name, value, "a size below 4 GiB");
+absl::Status parse_extent_size_hint(const std::string& value, uint32_t* out) {
+  const absl::StatusOr<uint64_t> bytes =
+      parse_size_option("extent_size_hint", value);
+  if (!bytes.ok()) return bytes.status();
+  if (*bytes > std::numeric_limits<uint32_t>::max()) {
+    return bad_value("extent_size_hint", value, "less than 4 GiB");
   }
   *out = static_cast<uint32_t>(*bytes);
   return absl::OkStatus();
+}
+
+absl::Status parse_nocow(const std::string& value, bool* out) {
+  const absl::StatusOr<bool> nocow = parse_bool_option("nocow", value);
+  if (nocow.ok()) *out = *nocow;
+  return nocow.status();
 }
 
 absl::Status call_error(absl::string_view call, const std::string& filename) {
@@ -135,16 +109,16 @@ absl::Status write_zero_bytes(int fd, uint64_t length_bytes,
 }
 
 absl::Status give_length(int fd, uint64_t length_bytes,
-                         Preallocation preallocation,
+                         FilePreallocation preallocation,
                          const std::string& filename) {
   const auto length = static_cast<off_t>(length_bytes);
-  if (preallocation == Preallocation::kFull) {
+  if (preallocation == FilePreallocation::kFull) {
     const absl::Status status = write_zero_bytes(fd, length_bytes, filename);
     if (!status.ok()) return status;
     if (::fsync(fd) != 0) return call_error("fsync", filename);
     return absl::OkStatus();
   }
-  if (preallocation == Preallocation::kFallocate && length_bytes > 0) {
+  if (preallocation == FilePreallocation::kFallocate && length_bytes > 0) {
     // posix_fallocate writes where the file system cannot reserve.
     const int error_number = ::posix_fallocate(fd, 0, length);
     if (error_number != 0) {
@@ -187,9 +161,9 @@ absl::StatusOr<FileCreateOptions> parse_file_create_options(
     if (name == "preallocation") {
       status = parse_preallocation(value, &parsed.preallocation);
     } else if (name == "nocow") {
-      status = parse_switch(name, value, &parsed.nocow);
+      status = parse_nocow(value, &parsed.nocow);
     } else if (name == "extent_size_hint") {
-      status = parse_size(name, value, &parsed.extent_size_hint_bytes);
+      status = parse_extent_size_hint(value, &parsed.extent_size_hint_bytes);
     } else {
       status = absl::InvalidArgumentError(
           absl::StrCat("Invalid parameter '", name, "'"));
@@ -214,6 +188,11 @@ absl::Status create_file(const std::string& filename, uint64_t length_bytes,
                          const FileCreateOptions& options) {
   if (length_bytes > static_cast<uint64_t>(std::numeric_limits<off_t>::max())) {
     return errno_status(EFBIG, absl::StrCat("creating '", filename, "'"));
+  }
+  if (options.preallocation == FilePreallocation::kMetadata &&
+      length_bytes > 0) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "Unsupported preallocation mode 'metadata' for '", filename, "'"));
   }
   constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
   OwnedFd fd(::open(filename.c_str(), kFlags | O_EXCL, kImageMode));

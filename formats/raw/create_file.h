@@ -14,14 +14,15 @@
 
 namespace spindle {
 
-enum class Preallocation {
+enum class FilePreallocation {
   kOff,        // a hole
+  kMetadata,   // of a format's own making: only for files of length 0
   kFallocate,  // space is reserved
   kFull,       // zeroes are written
 };
 
 struct FileCreateOptions {
-  Preallocation preallocation = Preallocation::kOff;
+  FilePreallocation preallocation = FilePreallocation::kOff;
   // Turn off copy-on-write of the file system (btrfs); where it has no such
   // thing, nothing happens.
   bool nocow = false;
