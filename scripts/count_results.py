@@ -4,7 +4,8 @@
 Reads the build event file that `bazel test --build_event_json_file=FILE` wrote
 and the test.xml of each test that it names. Prints "PASSED FAILED SKIPPED" and,
 on stderr, the name of each case that failed. A test without cases of its own
-counts as one; so does a test that died, timed out or did not build.
+counts as one; so does a test that died, timed out or did not build. What is not
+a test and did not build counts as one failure together.
 """
 
 import json
@@ -40,14 +41,19 @@ def count_cases(xml_path, label):
 
 def main():
     runs = {}  # (label, run, shard) -> the last attempt's testResult
-    summaries = {}  # label -> overall status
+    tests, not_built = set(), set()  # labels
     for event in read_events(sys.argv[1]):
         identity = event.get("id", {})
         if "testResult" in identity and "testResult" in event:
             key = identity["testResult"]
             runs[key["label"], key.get("run", 1), key.get("shard", 1)] = event["testResult"]
-        elif "testSummary" in identity and "testSummary" in event:
-            summaries[identity["testSummary"]["label"]] = event["testSummary"].get("overallStatus", "")
+        elif "targetConfigured" in identity and event.get("configured", {}).get("testSize"):
+            tests.add(identity["targetConfigured"]["label"])
+        elif "targetCompleted" in identity and "completed" in event:
+            # The protocol leaves "success" out where it is false. A target that
+            # is skipped as incompatible has "aborted" instead of "completed".
+            if not event["completed"].get("success"):
+                not_built.add(identity["targetCompleted"]["label"])
 
     total = [0, 0, 0]
     for (label, _, _), result in sorted(runs.items()):
@@ -67,11 +73,10 @@ def main():
             counts = (counts[0], 1, counts[2])
         total = [a + b for a, b in zip(total, counts)]
 
-    tested = {label for label, _, _ in runs}
-    for label, status in sorted(summaries.items()):
-        if label not in tested and status != "PASSED":
-            print(f"FAILED {label} ({status or 'did not run'})", file=sys.stderr)
-            total[1] += 1
+    for label in sorted(not_built):
+        print(f"FAILED {label} (did not build)", file=sys.stderr)
+    # A library that breaks takes its tests with it; it counts where it has none.
+    total[1] += len(not_built & tests) or min(len(not_built), 1)
     print(*total)
 
 

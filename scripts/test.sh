@@ -33,9 +33,10 @@ add() {
 run_bazel() {
   local name=$1 start=$SECONDS status counts targets=(//...)
   shift
-  say "$name: bazel test $* //..."
-  if [[ ${SPINDLE_LONG:-0} != 0 ]]; then
-    # Wildcards leave the "manual" ones out; a query names them.
+  say "$name: bazel test${*:+ $*} //..."
+  if [[ ${SPINDLE_LONG:-0} != 0 && $name != notbb ]]; then
+    # Wildcards leave the "manual" ones out; a query names them. Not for notbb,
+    # where naming a target that needs threads would be an error.
     mapfile -t -O 1 targets < <(bazel query --noshow_progress 'attr(tags, "\bmanual\b", tests(//...))' 2>/dev/null)
   fi
   bazel test "$@" --keep_going --noshow_progress --show_result=0 \
