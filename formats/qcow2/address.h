@@ -1,0 +1,80 @@
+// Addresses inside a qcow2 image, as types that cannot be swapped, and the
+// arithmetic of clusters and tables.
+//
+// Thread safety: values.
+#ifndef SPINDLE_FORMATS_QCOW2_ADDRESS_H_
+#define SPINDLE_FORMATS_QCOW2_ADDRESS_H_
+
+#include <compare>
+#include <cstdint>
+
+namespace spindle::qcow2 {
+
+// A byte offset as the guest sees it.
+struct GuestOffset {
+  uint64_t bytes = 0;
+  constexpr auto operator<=>(const GuestOffset&) const = default;
+};
+
+// A byte offset in the image file.
+struct HostOffset {
+  uint64_t bytes = 0;
+  constexpr auto operator<=>(const HostOffset&) const = default;
+};
+
+// A run of whole host clusters, by index (host offset / cluster size).
+struct HostClusters {
+  uint64_t first = 0;
+  uint64_t count = 0;
+  constexpr uint64_t end() const { return first + count; }
+  constexpr bool operator==(const HostClusters&) const = default;
+};
+
+// The sizes that the header fixes for the life of the image.
+struct Geometry {
+  uint32_t version = 3;
+  uint32_t cluster_bits = 16;
+  uint32_t refcount_order = 4;
+  // Tables are cached in pieces of this size: a power of two, at least 512 and
+  // at most the cluster size.
+  uint32_t slice_bytes = 4096;
+  uint64_t size_bytes = 0;  // virtual size
+
+  constexpr uint64_t cluster_bytes() const { return uint64_t{1} << cluster_bits; }
+  constexpr uint64_t offset_in_cluster(uint64_t bytes) const {
+    return bytes & (cluster_bytes() - 1);
+  }
+  constexpr uint64_t cluster_start(uint64_t bytes) const { return bytes - offset_in_cluster(bytes); }
+  constexpr uint64_t cluster_index(uint64_t bytes) const { return bytes >> cluster_bits; }
+  constexpr uint64_t cluster_offset(uint64_t index) const { return index << cluster_bits; }
+  // Clusters that hold `bytes` bytes.  REQUIRES: bytes is far from 2^64.
+  constexpr uint64_t clusters_for(uint64_t bytes) const {
+    return cluster_index(bytes + cluster_bytes() - 1);
+  }
+
+  // "L1 and L2 tables": an L2 table fills one cluster with 8-byte entries.
+  constexpr uint32_t l2_bits() const { return cluster_bits - 3; }
+  constexpr uint64_t l1_index(GuestOffset guest) const {
+    return guest.bytes >> (cluster_bits + l2_bits());
+  }
+  // Index within the L2 table.
+  constexpr uint64_t l2_index(GuestOffset guest) const {
+    return (guest.bytes >> cluster_bits) & ((uint64_t{1} << l2_bits()) - 1);
+  }
+  constexpr uint64_t l2_entries_per_slice() const { return slice_bytes / 8; }
+  constexpr uint64_t guest_bytes_per_slice() const {
+    return l2_entries_per_slice() << cluster_bits;
+  }
+
+  // "Refcounts": a refcount block fills one cluster.
+  constexpr uint32_t refcount_bits() const { return 1u << refcount_order; }
+  constexpr uint32_t refblock_entry_bits() const { return cluster_bits + 3 - refcount_order; }
+  constexpr uint64_t refblock_entries() const { return uint64_t{1} << refblock_entry_bits(); }
+  constexpr uint64_t max_refcount() const {
+    return refcount_order == 6 ? ~uint64_t{0} : (uint64_t{1} << refcount_bits()) - 1;
+  }
+};
+
+}  // namespace spindle::qcow2
+
+#endif  // SPINDLE_FORMATS_QCOW2_ADDRESS_H_

@@ -1,0 +1,453 @@
+#include "formats/qcow2/allocator.h"
+
+#include <cerrno>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/byte_order.h"
+#include "engine/checked_math.h"
+#include "engine/errors.h"
+#include "formats/qcow2/layout.h"
+#include "formats/qcow2/refcount_entry.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+// Slices that one operation keeps resident at most; its own run needs few.
+constexpr size_t kMaxHeldSlices = 64;
+
+}  // namespace
+
+Allocator::Allocator(Parts parts, Options options)
+    : parts_(std::move(parts)), options_(options), geometry_(*parts_.geometry) {}
+
+absl::Status Allocator::load(HostOffset table, uint64_t table_clusters) {
+  const uint64_t bytes = geometry_.cluster_offset(table_clusters);
+  std::vector<uint8_t> raw(bytes);
+  absl::Status status =
+      parts_.file->read(Purpose::kReftableLoad, raw.data(), raw.size(), table.bytes);
+  if (!status.ok()) return status;
+
+  const uint64_t file_length = parts_.file->length_bytes();
+  std::vector<uint64_t> blocks(bytes / kRefcountTableEntryBytes);
+  for (size_t i = 0; i < blocks.size(); ++i) {
+    blocks[i] = load_big64(&raw[i * kRefcountTableEntryBytes]) & kRefcountTableOffsetMask;
+    if (!is_aligned(blocks[i], geometry_.cluster_bytes()) || blocks[i] >= file_length) {
+      if (blocks[i] == 0) continue;
+      return absl::DataLossError(absl::StrCat(
+          "refcount table entry ", i, " names a refcount block at host offset ", blocks[i],
+          ", which is not a multiple of the cluster size ", geometry_.cluster_bytes(),
+          " or not below the file's length ", file_length));
+    }
+  }
+
+  MetadataLock lock(&mutex_);
+  table_ = std::move(blocks);
+  table_host_ = table;
+  table_clusters_ = table_clusters;
+  return absl::OkStatus();
+}
+
+void Allocator::note_file_end() {
+  high_water_.store(geometry_.clusters_for(parts_.file->length_bytes()),
+                    std::memory_order_release);
+}
+
+std::vector<HostOffset> Allocator::refcount_blocks() const {
+  MetadataLock lock(&mutex_);
+  std::vector<HostOffset> blocks;
+  for (uint64_t offset : table_) {
+    if (offset != 0) blocks.push_back(HostOffset{offset});
+  }
+  return blocks;
+}
+
+uint64_t Allocator::allocated_end_bytes() const {
+  return geometry_.cluster_offset(allocated_end_.load(std::memory_order_acquire));
+}
+
+bool Allocator::is_beyond_high_water(HostClusters clusters) const {
+  return clusters.end() > high_water_.load(std::memory_order_acquire);
+}
+
+uint64_t Allocator::entries_per_slice() const {
+  return (uint64_t{geometry_.slice_bytes} * 8) >> geometry_.refcount_order;
+}
+
+HostOffset Allocator::block_of_locked(uint64_t cluster) const {
+  const uint64_t index = cluster >> geometry_.refblock_entry_bits();
+  return HostOffset{index < table_.size() ? table_[index] : 0};
+}
+
+HostOffset Allocator::slice_of(HostOffset block, uint64_t cluster) const {
+  const uint64_t index = cluster & (geometry_.refblock_entries() - 1);
+  return HostOffset{block.bytes + index / entries_per_slice() * geometry_.slice_bytes};
+}
+
+bool Allocator::is_reserved_locked(uint64_t cluster) const {
+  return std::any_of(reserved_.begin(), reserved_.end(), [&](const HostClusters& run) {
+    return cluster >= run.first && cluster < run.end();
+  });
+}
+
+absl::Status Allocator::load_slice(HostOffset slice, HeldSlices* held) {
+  if (held->size() >= kMaxHeldSlices) held->clear();
+  absl::StatusOr<SliceRef> loaded = parts_.refblocks->get(slice);
+  if (!loaded.ok()) return loaded.status();
+  held->push_back(*std::move(loaded));
+  return absl::OkStatus();
+}
+
+// ---- Allocation ------------------------------------------------------------
+
+absl::StatusOr<Allocator::Allocation> Allocator::allocate(uint64_t count) {
+  HeldSlices held;
+  bool may_reclaim = true;
+  while (true) {
+    Allocation allocation;
+    Step step;
+    {
+      MetadataLock lock(&mutex_);
+      step = try_allocate_locked(count, may_reclaim, &allocation);
+    }
+    absl::Status status;
+    switch (step.need) {
+      case Step::Need::kNothing:
+        return allocation;
+      case Step::Need::kSlice:
+        status = load_slice(step.slice, &held);
+        break;
+      case Step::Need::kBlock:
+        status = add_block(step.block_index, step.search_from);
+        break;
+      case Step::Need::kReclaim:
+        status = recover_pending().status();
+        may_reclaim = false;
+        break;
+      case Step::Need::kFailed:
+        if (absl::IsDataLoss(step.status)) return parts_.corruption->report(step.status.message());
+        return step.status;
+    }
+    if (!status.ok()) return status;
+  }
+}
+
+Allocator::Step Allocator::try_allocate_locked(uint64_t count, bool may_reclaim,
+                                               Allocation* allocation) {
+  uint64_t first = 0;
+  Step step = find_run_locked(next_free_, count, &first);
+  if (step.need != Step::Need::kNothing) return step;
+  if (may_reclaim && wants_reclaim_locked(first, count)) return Step{Step::Need::kReclaim};
+
+  const HostClusters clusters{first, count};
+  if (absl::Status legal = check_run_locked(clusters); !legal.ok()) {
+    // A full file is not final before what is pending was tried.
+    if (may_reclaim && absl::IsResourceExhausted(legal) && parts_.pending->count() != 0) {
+      return Step{Step::Need::kReclaim};
+    }
+    Step failed{Step::Need::kFailed};
+    failed.status = std::move(legal);
+    return failed;
+  }
+  step = change_refcounts_locked(clusters, +1);
+  if (step.need != Step::Need::kNothing) {
+    // The same clusters are tried first when the search starts over.
+    next_free_ = std::min(next_free_, first);
+    return step;
+  }
+  allocation->clusters = clusters;
+  allocation->reads_as_zeroes = first >= high_water_.load(std::memory_order_relaxed);
+  next_free_ = clusters.end();
+  note_use_locked(clusters);
+  return step;
+}
+
+void Allocator::note_use_locked(HostClusters clusters) {
+  const auto raise = [&](std::atomic<uint64_t>* mark) {
+    mark->store(std::max(mark->load(std::memory_order_relaxed), clusters.end()),
+                std::memory_order_release);
+  };
+  raise(&high_water_);
+  raise(&allocated_end_);
+}
+
+absl::Status Allocator::check_run_locked(HostClusters clusters) const {
+  const ByteRange range{geometry_.cluster_offset(clusters.first),
+                        geometry_.cluster_offset(clusters.count)};
+  if (!options_.file_grows && range.end() > parts_.file->length_bytes()) {
+    return errno_status(ENOSPC, absl::StrCat("allocating ", range.length,
+                                             " bytes in a file that cannot grow beyond ",
+                                             parts_.file->length_bytes(), " bytes"));
+  }
+  if (const auto metadata = parts_.extents->find_overlap(range)) {
+    return absl::DataLossError(
+        absl::StrCat("host cluster ", clusters.first, " has refcount 0 but holds the image's ",
+                     metadata_kind_name(*metadata)));
+  }
+  return absl::OkStatus();
+}
+
+bool Allocator::wants_reclaim_locked(uint64_t first, uint64_t count) const {
+  const uint64_t pending = parts_.pending->count();
+  if (pending == 0) return false;
+  if (options_.reuse == ReusePolicy::kLowest) return parts_.pending->lowest() < first;
+  if (first + count <= high_water_.load(std::memory_order_relaxed)) return false;
+  // The file would grow although something waits to be reused: fine for a
+  // while, as it saves syncs, but not beyond what the guest's data need.
+  return geometry_.cluster_offset(pending) > options_.lazy_slack_bytes ||
+         first + count > geometry_.clusters_for(geometry_.size_bytes);
+}
+
+Allocator::Step Allocator::find_run_locked(uint64_t from, uint64_t count, uint64_t* first) {
+  uint64_t start = from;  // the run found so far is [start, at)
+  uint64_t at = from;
+  while (at - start < count) {
+    if (geometry_.cluster_offset(start) > kMaxHostOffset ||
+        start + count > (kMaxHostOffset >> geometry_.cluster_bits)) {
+      Step failed{Step::Need::kFailed};
+      failed.status = absl::ResourceExhaustedError(
+          absl::StrCat("no free cluster below host offset ", kMaxHostOffset,
+                       ", the limit of the format"));
+      return failed;
+    }
+    if (!reserved_.empty() && is_reserved_locked(at)) {
+      start = ++at;
+      continue;
+    }
+    uint64_t free_until = at;
+    uint64_t scanned_to = at;
+    const uint64_t limit = reserved_.empty() ? start + count : at + 1;
+    const Step step = scan_free_locked(at, limit, &free_until, &scanned_to);
+    if (step.need != Step::Need::kNothing) {
+      // Everything before the run was seen to be in use: a new start need not
+      // look at it again.
+      next_free_ = start;
+      return step;
+    }
+    at = scanned_to;
+    if (free_until != scanned_to) start = at;
+  }
+  *first = start;
+  return Step{};
+}
+
+Allocator::Step Allocator::scan_free_locked(uint64_t cluster, uint64_t limit, uint64_t* free_until,
+                                            uint64_t* scanned_to) {
+  const HostOffset block = block_of_locked(cluster);
+  if (block.bytes == 0) {
+    const uint64_t block_end = align_down(cluster, geometry_.refblock_entries()) +
+                               geometry_.refblock_entries();
+    *free_until = *scanned_to = std::min(limit, block_end);
+    return Step{};
+  }
+  const HostOffset slice_host = slice_of(block, cluster);
+  const SliceRef slice = parts_.refblocks->try_get(slice_host);
+  if (!slice) {
+    Step step{Step::Need::kSlice};
+    step.slice = slice_host;
+    return step;
+  }
+  const uint64_t per_slice = entries_per_slice();
+  const uint64_t slice_end = align_down(cluster, per_slice) + per_slice;
+  MetadataReaderLock lock(&slice->mutex);
+  const uint8_t* const bytes = slice->bytes();
+  const auto in_use = [&](uint64_t c) {
+    return load_refcount(bytes, geometry_.refcount_order, c % per_slice) != 0;
+  };
+  uint64_t at = cluster;
+  while (at < std::min(limit, slice_end) && !in_use(at)) ++at;
+  *free_until = at;
+  // If the run ended at a cluster in use, go on to where it could begin again.
+  if (at < std::min(limit, slice_end)) {
+    while (at < slice_end && in_use(at)) ++at;
+  }
+  *scanned_to = at;
+  return Step{};
+}
+
+// ---- Changing refcounts ----------------------------------------------------
+
+Allocator::Step Allocator::prepare_slices_locked(HostClusters clusters, HeldSlices* slices) {
+  for (uint64_t cluster = clusters.first; cluster < clusters.end();) {
+    const HostOffset block = block_of_locked(cluster);
+    if (block.bytes == 0) {
+      Step step{Step::Need::kBlock};
+      step.block_index = cluster >> geometry_.refblock_entry_bits();
+      step.search_from = clusters.end();
+      return step;
+    }
+    const HostOffset slice_host = slice_of(block, cluster);
+    SliceRef slice = parts_.refblocks->try_get(slice_host);
+    if (!slice) {
+      Step step{Step::Need::kSlice};
+      step.slice = slice_host;
+      return step;
+    }
+    slices->push_back(std::move(slice));
+    cluster = align_down(cluster, entries_per_slice()) + entries_per_slice();
+  }
+  return Step{};
+}
+
+Allocator::Step Allocator::change_refcounts_locked(HostClusters clusters, int delta) {
+  HeldSlices slices;
+  Step step = prepare_slices_locked(clusters, &slices);
+  if (step.need != Step::Need::kNothing) return step;
+
+  const uint32_t order = geometry_.refcount_order;
+  const uint64_t per_slice = entries_per_slice();
+  size_t slice_index = 0;
+  for (uint64_t cluster = clusters.first; cluster < clusters.end(); ++slice_index) {
+    Slice* const slice = slices[slice_index].get();
+    const uint64_t slice_end =
+        std::min(clusters.end(), align_down(cluster, per_slice) + per_slice);
+    MetadataLock lock(&slice->mutex);
+    for (; cluster < slice_end; ++cluster) {
+      const uint64_t index = cluster % per_slice;
+      const uint64_t value = load_refcount(slice->bytes(), order, index);
+      const uint64_t changed = value + static_cast<uint64_t>(static_cast<int64_t>(delta));
+      const bool legal = delta > 0 ? value <= geometry_.max_refcount() - static_cast<uint64_t>(delta)
+                                   : value >= static_cast<uint64_t>(-delta);
+      if (!legal) {
+        // Allocation raises zeroes only, so this is a drop too many: nothing
+        // before it was changed, as a drop changes one cluster at a time.
+        Step failed{Step::Need::kFailed};
+        failed.status = absl::DataLossError(
+            absl::StrCat("refcount of host cluster ", cluster, " is ", value,
+                         " and cannot change by ", delta));
+        return failed;
+      }
+      const RefcountBytes bytes = refcount_bytes_of(order, index);
+      store_refcount(slice->change(bytes.begin, bytes.end), order, index, changed);
+      if (changed == 0) next_free_ = std::min(next_free_, cluster);
+    }
+  }
+  return Step{};
+}
+
+absl::Status Allocator::change_refcounts(HostClusters clusters, int delta) {
+  HeldSlices held;
+  while (true) {
+    Step step;
+    {
+      MetadataLock lock(&mutex_);
+      step = change_refcounts_locked(clusters, delta);
+    }
+    absl::Status status;
+    switch (step.need) {
+      case Step::Need::kNothing:
+        return absl::OkStatus();
+      case Step::Need::kSlice:
+        status = load_slice(step.slice, &held);
+        break;
+      case Step::Need::kBlock:
+        return parts_.corruption->report(
+            absl::StrCat("host cluster ", clusters.first,
+                         " is in use but no refcount block covers it"));
+      case Step::Need::kReclaim:
+      case Step::Need::kFailed:
+        return parts_.corruption->report(step.status.message());
+    }
+    if (!status.ok()) return status;
+  }
+}
+
+absl::StatusOr<uint64_t> Allocator::refcount(uint64_t cluster) {
+  HostOffset block;
+  {
+    MetadataLock lock(&mutex_);
+    block = block_of_locked(cluster);
+  }
+  if (block.bytes == 0) return 0;
+  absl::StatusOr<SliceRef> slice = parts_.refblocks->get(slice_of(block, cluster));
+  if (!slice.ok()) return slice.status();
+  MetadataReaderLock lock(&(*slice)->mutex);
+  return load_refcount((*slice)->bytes(), geometry_.refcount_order,
+                       cluster % entries_per_slice());
+}
+
+// ---- Freeing ---------------------------------------------------------------
+
+void Allocator::free_unpublished(HostClusters clusters) {
+  // One at a time, as a drop must be; an error leaves a leak, which is all that
+  // an error may leave.
+  for (uint64_t i = 0; i < clusters.count; ++i) {
+    if (!change_refcounts({clusters.first + i, 1}, -1).ok()) return;
+  }
+}
+
+absl::StatusOr<bool> Allocator::recover_pending() {
+  const uint64_t before = parts_.pending->count();
+  if (before == 0) return false;
+  absl::Status status = parts_.run_flush_round();
+  if (!status.ok()) return status;
+  return parts_.pending->count() < before;
+}
+
+absl::Status Allocator::reclaim() {
+  const std::vector<uint64_t> ready = parts_.pending->take_reclaimable(*parts_.in_flight);
+  // (cluster, references given up), of those whose last reference goes: holes.
+  std::vector<std::pair<uint64_t, int>> drops;
+  std::vector<HostClusters> holes;
+  for (size_t i = 0; i < ready.size();) {
+    const uint64_t cluster = ready[i];
+    int references = 0;
+    for (; i < ready.size() && ready[i] == cluster; ++i) ++references;
+    const absl::StatusOr<uint64_t> count = refcount(cluster);
+    if (!count.ok()) {
+      parts_.pending->put_back_durable(ready);
+      return count.status();
+    }
+    drops.emplace_back(cluster, references);
+    if (*count != static_cast<uint64_t>(references)) continue;
+    if (!holes.empty() && holes.back().end() == cluster) {
+      ++holes.back().count;
+    } else {
+      holes.push_back({cluster, 1});
+    }
+  }
+  for (const HostClusters& hole : holes) {
+    parts_.discard_copies(hole);
+    if (!options_.punch_holes) continue;
+    // Advice: a file that keeps the bytes is none the worse.
+    parts_.file
+        ->discard(Purpose::kClusterFree,
+                  {geometry_.cluster_offset(hole.first), geometry_.cluster_offset(hole.count)})
+        .IgnoreError();
+  }
+  for (size_t i = 0; i < drops.size(); ++i) {
+    absl::Status status = change_refcounts({drops[i].first, 1}, -drops[i].second);
+    if (status.ok()) continue;
+    if (!absl::IsDataLoss(status)) {
+      std::vector<uint64_t> rest;
+      for (size_t j = i; j < drops.size(); ++j) {
+        rest.insert(rest.end(), static_cast<size_t>(drops[j].second), drops[j].first);
+      }
+      parts_.pending->put_back_durable(rest);
+    }
+    return status;
+  }
+  return absl::OkStatus();
+}
+
+// ---- For the flush round ---------------------------------------------------
+
+std::vector<Allocator::TableEntry> Allocator::take_dirty_table() {
+  MetadataLock lock(&mutex_);
+  std::vector<TableEntry> entries;
+  for (uint64_t index : dirty_table_) {
+    entries.push_back({HostOffset{table_host_.bytes + index * kRefcountTableEntryBytes}, index,
+                       table_[index]});
+  }
+  dirty_table_.clear();
+  return entries;
+}
+
+void Allocator::restore(const std::vector<TableEntry>& entries) {
+  MetadataLock lock(&mutex_);
+  for (const TableEntry& entry : entries) dirty_table_.insert(entry.index);
+}
+
+}  // namespace spindle::qcow2

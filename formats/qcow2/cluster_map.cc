@@ -1,0 +1,172 @@
+#include "formats/qcow2/cluster_map.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/checked_math.h"
+
+namespace spindle::qcow2 {
+
+absl::Status ClusterMap::check_entry(GuestOffset guest, L2Entry entry) const {
+  switch (entry.kind()) {
+    case ClusterKind::kUnallocated:
+      return absl::OkStatus();
+    case ClusterKind::kCompressed: {
+      const CompressedExtent extent = entry.compressed(geometry_);
+      if (extent.host.bytes < parts_.file->length_bytes()) return absl::OkStatus();
+      return absl::DataLossError(absl::StrCat(
+          "the L2 entry of guest offset ", guest.bytes, " names compressed data at host offset ",
+          extent.host.bytes, ", beyond the file's ", parts_.file->length_bytes(), " bytes"));
+    }
+    case ClusterKind::kZeroPlain:
+    case ClusterKind::kZeroAllocated:
+      if (geometry_.version < 3) {
+        return absl::DataLossError(
+            absl::StrCat("the L2 entry of guest offset ", guest.bytes,
+                         " is marked as zero, which version ", geometry_.version, " has not"));
+      }
+      break;
+    case ClusterKind::kNormal:
+      break;
+  }
+  if (is_aligned(entry.host().bytes, geometry_.cluster_bytes())) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat("the L2 entry of guest offset ", guest.bytes,
+                                          " names host offset ", entry.host().bytes,
+                                          ", which is not a multiple of the cluster size ",
+                                          geometry_.cluster_bytes()));
+}
+
+absl::StatusOr<HostOffset> ClusterMap::slice_host(GuestOffset guest) const {
+  const uint64_t l1_index = geometry_.l1_index(guest);
+  const HostOffset table = parts_.l1->l2_table(l1_index);
+  if (table.bytes == 0) return table;
+  if (!is_aligned(table.bytes, geometry_.cluster_bytes()) ||
+      parts_.allocator->is_beyond_high_water({geometry_.cluster_index(table.bytes), 1})) {
+    return absl::DataLossError(
+        absl::StrCat("L1 entry ", l1_index, " names an L2 table at host offset ", table.bytes,
+                     ", which is not a multiple of the cluster size ", geometry_.cluster_bytes(),
+                     " or lies beyond the end of the file"));
+  }
+  const uint64_t into_table = geometry_.l2_index(guest) * kL2EntryBytes;
+  return HostOffset{table.bytes + align_down(into_table, geometry_.slice_bytes)};
+}
+
+void ClusterMap::describe_missing_table(GuestOffset guest, uint64_t max_bytes,
+                                        MappedRun* run) const {
+  run->kind = ClusterKind::kUnallocated;
+  run->entry = L2Entry();
+  run->bytes = std::min(max_bytes, bytes_left_in_slice(guest));
+}
+
+absl::Status ClusterMap::lookup(GuestOffset guest, uint64_t max_bytes, MappedRun* run) {
+  *run = MappedRun();
+  absl::StatusOr<HostOffset> host = slice_host(guest);
+  if (!host.ok()) return parts_.corruption->report(host.status().message());
+  if (host->bytes == 0) {
+    describe_missing_table(guest, max_bytes, run);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<SliceRef> slice = parts_.l2_tables->get(*host);
+  if (!slice.ok()) return slice.status();
+  absl::Status status = describe(guest, max_bytes, slice->get(), run);
+  if (!status.ok()) return parts_.corruption->report(status.message());
+  return status;
+}
+
+bool ClusterMap::try_lookup(GuestOffset guest, uint64_t max_bytes, MappedRun* run) {
+  *run = MappedRun();
+  const absl::StatusOr<HostOffset> host = slice_host(guest);
+  if (!host.ok()) return false;
+  if (host->bytes == 0) {
+    describe_missing_table(guest, max_bytes, run);
+    return true;
+  }
+  const SliceRef slice = parts_.l2_tables->try_get(*host);
+  return slice && describe(guest, max_bytes, slice.get(), run).ok();
+}
+
+absl::Status ClusterMap::describe(GuestOffset guest, uint64_t max_bytes, Slice* slice,
+                                  MappedRun* run) {
+  const uint64_t cluster_bytes = geometry_.cluster_bytes();
+  const uint64_t into_cluster = geometry_.offset_in_cluster(guest.bytes);
+  const uint64_t limit = std::min(max_bytes, bytes_left_in_slice(guest));
+  size_t index = index_in_slice(guest);
+
+  MetadataReaderLock lock(&slice->mutex);
+  const L2Entry first(slice->load64(index));
+  absl::Status status = check_entry(guest, first);
+  if (!status.ok()) return status;
+  run->entry = first;
+  run->kind = first.kind();
+  run->writable_in_place = first.writable_in_place();
+  run->bytes = cluster_bytes - into_cluster;
+
+  if (run->kind == ClusterKind::kCompressed) {
+    run->bytes = std::min(run->bytes, limit);
+    run->pin = InFlight::Pin(parts_.in_flight, first.references(geometry_));
+    return absl::OkStatus();
+  }
+  const bool has_host = first.has_host();
+  if (has_host) run->host = HostOffset{first.host().bytes + into_cluster};
+  uint64_t count = 1;
+  while (run->bytes < limit) {
+    const L2Entry next(slice->load64(++index));
+    const bool follows = next.kind() == run->kind && next.copied() == first.copied() &&
+                         (!has_host || next.host().bytes == first.host().bytes + count * cluster_bytes);
+    if (!follows) break;
+    run->bytes += cluster_bytes;
+    ++count;
+  }
+  run->bytes = std::min(run->bytes, limit);
+  if (run->kind == ClusterKind::kNormal) {
+    run->pin =
+        InFlight::Pin(parts_.in_flight, {geometry_.cluster_index(first.host().bytes), count});
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<SliceRef> ClusterMap::slice_if_present(GuestOffset guest) {
+  absl::StatusOr<HostOffset> host = slice_host(guest);
+  if (!host.ok()) return parts_.corruption->report(host.status().message());
+  if (host->bytes == 0) return SliceRef();
+  return parts_.l2_tables->get(*host);
+}
+
+absl::StatusOr<SliceRef> ClusterMap::slice_for_update(GuestOffset guest) {
+  const uint64_t l1_index = geometry_.l1_index(guest);
+  if (parts_.l1->l2_table(l1_index).bytes == 0 && parts_.l1->begin_create(l1_index)) {
+    absl::Status status = create_table(l1_index);
+    if (!status.ok()) return status;
+  }
+  absl::StatusOr<SliceRef> slice = slice_if_present(guest);
+  if (slice.ok() && !*slice) {
+    // Another thread tried to create the table, and failed.
+    return absl::UnavailableError(
+        absl::StrCat("the L2 table of guest offset ", guest.bytes, " could not be created"));
+  }
+  return slice;
+}
+
+absl::Status ClusterMap::create_table(uint64_t l1_index) {
+  absl::StatusOr<Allocator::Allocation> table = parts_.allocator->allocate(1);
+  absl::Status status = table.status();
+  ByteRange range;
+  if (status.ok()) {
+    range = {geometry_.cluster_offset(table->clusters.first), geometry_.cluster_bytes()};
+    // Published only when it reads as zeroes, so that no reader, and after a
+    // crash no durable L1 entry, finds anything else there.
+    if (!table->reads_as_zeroes) {
+      status = parts_.file->write_zeroes(Purpose::kL2AllocWrite, range, {});
+    }
+    if (!status.ok()) parts_.allocator->free_unpublished(table->clusters);
+  }
+  if (status.ok()) {
+    status = parts_.extents->add(MetadataKind::kL2Table, range);
+    if (!status.ok()) status = parts_.corruption->report(status.message());
+  }
+  parts_.l1->end_create(l1_index, HostOffset{status.ok() ? range.offset : 0});
+  return status;
+}
+
+}  // namespace spindle::qcow2

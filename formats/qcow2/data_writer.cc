@@ -1,0 +1,324 @@
+#include "formats/qcow2/data_writer.h"
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/checked_math.h"
+
+namespace spindle::qcow2 {
+
+absl::Status DataWriter::write(GuestOffset guest, const IoVector& qiov) {
+  const uint64_t length = qiov.length_bytes();
+  for (uint64_t done = 0; done < length;) {
+    absl::Status status = image_.corruption().writes_allowed();
+    if (!status.ok()) return status;
+    const GuestOffset at{guest.bytes + done};
+    MappedRun run;
+    status = image_.map().lookup(at, length - done, &run);
+    if (!status.ok()) return status;
+    if (run.writable_in_place) {
+      status = run.bytes == length ? write_in_place(run, qiov)
+                                   : write_in_place(run, qiov.slice(done, run.bytes));
+      if (!status.ok()) return status;
+      done += run.bytes;
+      continue;
+    }
+    absl::StatusOr<uint64_t> written = write_first(at, qiov.slice(done, length - done));
+    if (!written.ok()) return written.status();
+    done += *written;
+  }
+  return absl::OkStatus();
+}
+
+// ---- In place --------------------------------------------------------------
+
+absl::Status DataWriter::check_in_place(const MappedRun& run) {
+  const Geometry& geometry = image_.geometry();
+  const uint64_t first = geometry.cluster_index(run.host.bytes);
+  const uint64_t last = geometry.cluster_index(run.host.bytes + run.bytes - 1);
+  if (const auto metadata = image_.extents().find_overlap({run.host.bytes, run.bytes})) {
+    return absl::DataLossError(absl::StrCat("a write of guest data to host offset ",
+                                            run.host.bytes, " would hit the image's ",
+                                            metadata_kind_name(*metadata)));
+  }
+  if (image_.allocator().is_beyond_high_water({first, last - first + 1})) {
+    return absl::DataLossError(absl::StrCat("guest data is mapped to host offset ",
+                                            run.host.bytes, ", beyond the end of the file"));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DataWriter::write_in_place(const MappedRun& run, const IoVector& qiov) {
+  const absl::Status legal = check_in_place(run);
+  if (!legal.ok()) return image_.corruption().report(legal.message());
+  return image_.file().write(Purpose::kWriteAio, qiov, run.host.bytes);
+}
+
+uint64_t DataWriter::try_write(GuestOffset guest, const IoVector& qiov) {
+  if (image_.corruption().is_set()) return 0;
+  const uint64_t length = qiov.length_bytes();
+  uint64_t done = 0;
+  while (done < length) {
+    MappedRun run;
+    const GuestOffset at{guest.bytes + done};
+    if (!image_.map().try_lookup(at, length - done, &run)) return done;
+    if (!run.writable_in_place || !check_in_place(run).ok()) return done;
+    const uint64_t bytes = image_.file().try_write(
+        Purpose::kWriteAio, run.bytes == length ? qiov : qiov.slice(done, run.bytes),
+        run.host.bytes);
+    done += bytes;
+    if (bytes != run.bytes) return done;
+  }
+  return done;
+}
+
+// ---- First writes ----------------------------------------------------------
+
+absl::StatusOr<uint64_t> DataWriter::write_first(GuestOffset guest, const IoVector& qiov) {
+  const Geometry& geometry = image_.geometry();
+  const uint64_t length =
+      std::min(qiov.length_bytes(), image_.map().bytes_left_in_slice(guest));
+  const ByteRange data{guest.bytes, length};
+  const uint64_t begin = geometry.cluster_start(data.offset);
+  const ByteRange clusters{begin, align_up(data.end(), geometry.cluster_bytes()) - begin};
+
+  FirstWrites::Ticket ticket;
+  switch (image_.first_writes().enter(clusters, data, &image_.in_flight(), &ticket)) {
+    case FirstWrites::Admission::kRetry:
+      return 0;
+    case FirstWrites::Admission::kJoined:
+      return join(std::move(ticket), qiov.slice(0, length));
+    case FirstWrites::Admission::kOwner:
+      break;
+  }
+  return own(std::move(ticket), data, qiov);
+}
+
+absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket, const IoVector& qiov) {
+  const GuestOffset first_guest{ticket.guest_clusters().offset};
+  const HostClusters host = ticket.host_clusters();
+  absl::StatusOr<SliceRef> slice = image_.map().slice_for_update(first_guest);
+  absl::Status status = slice.status();
+  if (status.ok()) {
+    status = image_.file().write(Purpose::kClusterAlloc, qiov, ticket.host().bytes);
+  }
+  const FirstWrites::Outcome outcome =
+      image_.first_writes().finish(std::move(ticket), status.ok(), [&] {
+        publish(slice->get(), image_.map().index_in_slice(first_guest), host);
+      });
+  if (outcome == FirstWrites::Outcome::kUnpublished) image_.allocator().free_unpublished(host);
+  if (!status.ok()) return status;
+  return qiov.length_bytes();
+}
+
+absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket, ByteRange data,
+                                         const IoVector& qiov) {
+  Plan plan;
+  absl::Status status = inspect(data, &plan);
+  const bool has_work = status.ok() && !plan.old_entries.empty();
+  if (has_work) {
+    image_.first_writes().narrow(ticket, plan.clusters);
+    status = choose_host(&plan);
+  }
+  const bool has_host = has_work && status.ok();
+  if (has_host) {
+    if (!plan.reuses_host && needs_no_padding(plan)) {
+      image_.first_writes().let_others_join(ticket, plan.host);
+    }
+    status = transfer(plan, qiov.slice(0, plan.data.length));
+  }
+  const FirstWrites::Outcome outcome =
+      image_.first_writes().finish(std::move(ticket), has_host && status.ok(), [&] {
+        publish(plan.slice.get(), plan.first_index, plan.host);
+      });
+  if (outcome == FirstWrites::Outcome::kUnpublished && has_host && !plan.reuses_host) {
+    image_.allocator().free_unpublished(plan.host);
+  }
+  // Published, by this write or by one that joined it: the old entries are gone.
+  if (outcome == FirstWrites::Outcome::kPublished) drop_old_references(plan);
+  if (!status.ok()) return status;
+  return has_work ? plan.data.length : 0;
+}
+
+// Finds the clusters from the front of `data` on that one allocation can serve.
+// Leaves plan->old_entries empty if the first needs none any more.
+absl::Status DataWriter::inspect(ByteRange data, Plan* plan) {
+  const Geometry& geometry = image_.geometry();
+  const GuestOffset guest{data.offset};
+  absl::StatusOr<SliceRef> slice = image_.map().slice_for_update(guest);
+  if (!slice.ok()) return slice.status();
+  plan->slice = *std::move(slice);
+  plan->first_index = image_.map().index_in_slice(guest);
+
+  const uint64_t begin = geometry.cluster_start(data.offset);
+  const uint64_t cluster_count = geometry.clusters_for(data.end() - begin);
+  absl::Status damaged;
+  {
+    MetadataReaderLock lock(&plan->slice->mutex);
+    for (uint64_t i = 0; i < cluster_count; ++i) {
+      const L2Entry entry(plan->slice->load64(plan->first_index + i));
+      damaged = image_.map().check_entry({begin + geometry.cluster_offset(i)}, entry);
+      if (!damaged.ok() || entry.writable_in_place()) break;
+      // A zero cluster that kept its host cluster gets its data there.
+      const bool reuses = entry.kind() == ClusterKind::kZeroAllocated && entry.copied();
+      if (i == 0) plan->reuses_host = reuses;
+      if (reuses != plan->reuses_host) break;
+      if (reuses && i > 0) {
+        const uint64_t expected =
+            plan->old_entries[0].host().bytes + geometry.cluster_offset(i);
+        if (entry.host().bytes != expected) break;
+      }
+      plan->old_entries.push_back(entry);
+    }
+  }
+  if (!damaged.ok() && plan->old_entries.empty()) {
+    return image_.corruption().report(damaged.message());
+  }
+  plan->clusters = {begin, geometry.cluster_offset(plan->old_entries.size())};
+  plan->data = {data.offset, std::min(data.end(), plan->clusters.end()) - data.offset};
+  return absl::OkStatus();
+}
+
+absl::Status DataWriter::choose_host(Plan* plan) {
+  const Geometry& geometry = image_.geometry();
+  if (plan->reuses_host) {
+    plan->host = {geometry.cluster_index(plan->old_entries[0].host().bytes),
+                  plan->old_entries.size()};
+    MappedRun run;
+    run.host = HostOffset{geometry.cluster_offset(plan->host.first)};
+    run.bytes = plan->clusters.length;
+    const absl::Status legal = check_in_place(run);
+    if (!legal.ok()) return image_.corruption().report(legal.message());
+  } else {
+    absl::StatusOr<Allocator::Allocation> allocation =
+        image_.allocator().allocate(plan->old_entries.size());
+    if (!allocation.ok()) return allocation.status();
+    plan->host = allocation->clusters;
+    plan->reads_as_zeroes = allocation->reads_as_zeroes;
+  }
+  // Whoever joins may publish, and a discard then free, before this write ends.
+  plan->pin = InFlight::Pin(&image_.in_flight(), plan->host);
+  return absl::OkStatus();
+}
+
+absl::Status DataWriter::transfer(const Plan& plan, const IoVector& qiov) {
+  Padding padding;
+  absl::Status status = read_padding(plan, &padding);
+  if (!status.ok()) return status;
+  const uint64_t into_run = plan.data.offset - plan.clusters.offset;
+  const uint64_t host =
+      image_.geometry().cluster_offset(plan.host.first) + into_run - padding.head_bytes;
+  IoVector all;
+  const IoVector* whole = &qiov;
+  if (padding.head_bytes != 0 || padding.tail_bytes != 0) {
+    all = IoVector(padding.head.get(), padding.head_bytes);
+    all.append(qiov);
+    all.append(IoVector(padding.tail.get(), padding.tail_bytes));
+    whole = &all;
+  }
+  status = image_.file().write(Purpose::kClusterAlloc, *whole, host);
+  if (!absl::IsResourceExhausted(status)) return status;
+  // Freed clusters that were not punched yet may be what the host lacks.
+  const absl::StatusOr<bool> recovered = image_.allocator().recover_pending();
+  if (!recovered.ok() || !*recovered) return status;
+  return image_.file().write(Purpose::kClusterAlloc, *whole, host);
+}
+
+// ---- Padding ---------------------------------------------------------------
+
+bool DataWriter::base_is_zero(L2Entry old_entry, uint64_t guest) const {
+  switch (old_entry.kind()) {
+    case ClusterKind::kUnallocated:
+      return !image_.has_backing_at({guest});
+    case ClusterKind::kZeroPlain:
+    case ClusterKind::kZeroAllocated:
+      return true;
+    case ClusterKind::kNormal:
+    case ClusterKind::kCompressed:
+      return false;
+  }
+  return false;
+}
+
+bool DataWriter::needs_no_padding(const Plan& plan) const {
+  if (!plan.reads_as_zeroes) return false;
+  for (size_t i = 0; i < plan.old_entries.size(); ++i) {
+    const uint64_t guest = plan.clusters.offset + image_.geometry().cluster_offset(i);
+    if (!base_is_zero(plan.old_entries[i], guest)) return false;
+  }
+  return true;
+}
+
+absl::Status DataWriter::read_padding(const Plan& plan, Padding* padding) {
+  const auto read_side = [&](L2Entry old_entry, ByteRange guest, std::unique_ptr<uint8_t[]>* bytes,
+                             uint64_t* count) -> absl::Status {
+    if (guest.empty()) return absl::OkStatus();
+    // What is zero already is not written again.
+    if (plan.reads_as_zeroes && base_is_zero(old_entry, guest.offset)) return absl::OkStatus();
+    absl::StatusOr<std::unique_ptr<uint8_t[]>> base = read_base(old_entry, guest);
+    if (!base.ok()) return base.status();
+    if (plan.reads_as_zeroes && IoVector(base->get(), guest.length).is_zero()) {
+      return absl::OkStatus();
+    }
+    *bytes = *std::move(base);
+    *count = guest.length;
+    return absl::OkStatus();
+  };
+  absl::Status status = read_side(plan.old_entries.front(),
+                                  {plan.clusters.offset, plan.data.offset - plan.clusters.offset},
+                                  &padding->head, &padding->head_bytes);
+  if (!status.ok()) return status;
+  return read_side(plan.old_entries.back(),
+                   {plan.data.end(), plan.clusters.end() - plan.data.end()}, &padding->tail,
+                   &padding->tail_bytes);
+}
+
+absl::StatusOr<std::unique_ptr<uint8_t[]>> DataWriter::read_base(L2Entry old_entry,
+                                                                 ByteRange guest) {
+  std::unique_ptr<uint8_t[]> bytes(new uint8_t[guest.length]);
+  const IoVector qiov(bytes.get(), guest.length);
+  const uint64_t into_cluster = image_.geometry().offset_in_cluster(guest.offset);
+  absl::Status status;
+  switch (old_entry.kind()) {
+    case ClusterKind::kUnallocated:
+      status = reader_.read_backing(Purpose::kCowRead, {guest.offset}, qiov);
+      break;
+    case ClusterKind::kZeroPlain:
+    case ClusterKind::kZeroAllocated:
+      std::memset(bytes.get(), 0, guest.length);
+      break;
+    case ClusterKind::kNormal:
+      status = image_.file().read(Purpose::kCowRead, qiov, old_entry.host().bytes + into_cluster);
+      break;
+    case ClusterKind::kCompressed: {
+      absl::StatusOr<InflatedCopies::Copy> cluster = reader_.inflate(old_entry);
+      status = cluster.status();
+      if (status.ok()) qiov.copy_from(0, (*cluster)->data() + into_cluster, guest.length);
+      break;
+    }
+  }
+  if (!status.ok()) return status;
+  return bytes;
+}
+
+// ---- Publishing ------------------------------------------------------------
+
+void DataWriter::publish(Slice* slice, size_t first_index, HostClusters host) {
+  MetadataLock lock(&slice->mutex);
+  slice->note_new_mapping();
+  for (uint64_t i = 0; i < host.count; ++i) {
+    const HostOffset offset{image_.geometry().cluster_offset(host.first + i)};
+    slice->store64(first_index + i, L2Entry::normal(offset).raw());
+  }
+}
+
+void DataWriter::drop_old_references(const Plan& plan) {
+  if (plan.reuses_host) return;
+  for (const L2Entry entry : plan.old_entries) {
+    image_.pending().add_dropped(entry.references(image_.geometry()));
+  }
+}
+
+}  // namespace spindle::qcow2

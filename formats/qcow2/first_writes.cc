@@ -1,0 +1,87 @@
+#include "formats/qcow2/first_writes.h"
+
+#include <algorithm>
+
+namespace spindle::qcow2 {
+
+FirstWrites::Change* FirstWrites::find_overlap_locked(ByteRange clusters) const {
+  for (const std::shared_ptr<Change>& change : changes_) {
+    if (change->clusters.overlaps(clusters)) return change.get();
+  }
+  return nullptr;
+}
+
+void FirstWrites::remove_locked(const Change* change) {
+  std::erase_if(changes_, [&](const auto& other) { return other.get() == change; });
+  changed_.SignalAll();
+}
+
+FirstWrites::Admission FirstWrites::enter(ByteRange clusters, ByteRange data, InFlight* in_flight,
+                                          Ticket* ticket) {
+  MetadataLock lock(&mutex_);
+  Change* const other = find_overlap_locked(clusters);
+  if (other == nullptr) {
+    ticket->change_ = std::make_shared<Change>();
+    ticket->change_->clusters = clusters;
+    changes_.push_back(ticket->change_);
+    return Admission::kOwner;
+  }
+  if (!other->joinable || !other->clusters.contains(data)) {
+    mutex_.wait(&changed_);
+    return Admission::kRetry;
+  }
+  const auto same = [&](const auto& change) { return change.get() == other; };
+  ticket->change_ = *std::find_if(changes_.begin(), changes_.end(), same);
+  ++other->users;
+  ticket->guest_clusters_ = other->clusters;
+  ticket->host_clusters_ = other->host;
+  const uint64_t into = data.offset - other->clusters.offset;
+  ticket->host_ = HostOffset{geometry_.cluster_offset(other->host.first) + into};
+  // Once it is published a discard may free the clusters under the data.
+  const uint64_t first = geometry_.cluster_index(ticket->host_.bytes);
+  const uint64_t last = geometry_.cluster_index(ticket->host_.bytes + data.length - 1);
+  ticket->pin_ = InFlight::Pin(in_flight, {first, last - first + 1});
+  return Admission::kJoined;
+}
+
+FirstWrites::Ticket FirstWrites::enter_alone(ByteRange clusters) {
+  MetadataLock lock(&mutex_);
+  while (find_overlap_locked(clusters) != nullptr) mutex_.wait(&changed_);
+  Ticket ticket;
+  ticket.change_ = std::make_shared<Change>();
+  ticket.change_->clusters = clusters;
+  changes_.push_back(ticket.change_);
+  return ticket;
+}
+
+void FirstWrites::narrow(const Ticket& ticket, ByteRange clusters) {
+  MetadataLock lock(&mutex_);
+  ticket.change_->clusters = clusters;
+  changed_.SignalAll();
+}
+
+void FirstWrites::let_others_join(const Ticket& ticket, HostClusters host) {
+  MetadataLock lock(&mutex_);
+  ticket.change_->host = host;
+  ticket.change_->joinable = true;
+  changed_.SignalAll();
+}
+
+FirstWrites::Outcome FirstWrites::finish(Ticket ticket, bool succeeded,
+                                         absl::FunctionRef<void()> publish) {
+  MetadataLock lock(&mutex_);
+  Change* const change = ticket.change_.get();
+  --change->users;
+  if (succeeded && !change->published) {
+    publish();
+    change->published = true;
+    // From here on the mapping itself tells others where to write.
+    remove_locked(change);
+  }
+  if (change->published) return Outcome::kPublished;
+  if (change->users != 0) return Outcome::kLeft;
+  remove_locked(change);
+  return Outcome::kUnpublished;
+}
+
+}  // namespace spindle::qcow2

@@ -1,0 +1,112 @@
+// FirstWrites: guest clusters whose mapping is being changed.
+//
+// Whatever changes the mapping of a guest cluster (a first write, a discard,
+// zeroes) holds a change over it; changes that overlap wait for each other,
+// others do not (rule 5).  A first write into a cluster that needs no padding
+// lets later writes to the same cluster join: each writes its own bytes to the
+// host cluster that was chosen, and the first of them to finish publishes the
+// mapping for all, so a sequential writer of small blocks does not block a
+// worker per block.
+//
+// Thread safety: every method, from any thread.  A thread holds one change at
+// a time, so waiting cannot form a circle.
+#ifndef SPINDLE_FORMATS_QCOW2_FIRST_WRITES_H_
+#define SPINDLE_FORMATS_QCOW2_FIRST_WRITES_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/functional/function_ref.h"
+#include "absl/synchronization/mutex.h"
+#include "engine/lock_ranks.h"
+#include "engine/metadata_mutex.h"
+#include "engine/sector.h"
+#include "formats/qcow2/address.h"
+#include "formats/qcow2/in_flight.h"
+
+namespace spindle::qcow2 {
+
+class FirstWrites {
+ private:
+  struct Change;
+
+ public:
+  // A share in a change.
+  class Ticket {
+   public:
+    Ticket() = default;
+    explicit operator bool() const { return change_ != nullptr; }
+    // For those who joined: where the first byte of their data goes, and what
+    // they publish if they finish first.
+    HostOffset host() const { return host_; }
+    ByteRange guest_clusters() const { return guest_clusters_; }
+    HostClusters host_clusters() const { return host_clusters_; }
+
+   private:
+    friend class FirstWrites;
+    std::shared_ptr<Change> change_;
+    HostOffset host_;
+    ByteRange guest_clusters_;
+    HostClusters host_clusters_;
+    InFlight::Pin pin_;
+  };
+
+  enum class Admission {
+    kOwner,   // the change is the caller's to make
+    kJoined,  // write the data to ticket->host(), then finish()
+    kRetry,   // an overlapping change has ended meanwhile: look the mapping up again
+  };
+
+  explicit FirstWrites(const Geometry* geometry) : geometry_(*geometry) {}
+
+  // For a write of `data`, within the cluster-aligned `clusters`, to guest
+  // clusters that are not allocated.  May wait.
+  Admission enter(ByteRange clusters, ByteRange data, InFlight* in_flight, Ticket* ticket);
+  // For any other change: waits until nothing overlaps.
+  Ticket enter_alone(ByteRange clusters);
+
+  // The owner changes only `clusters`, the beginning of what it asked for:
+  // others need not wait for the rest.
+  void narrow(const Ticket& ticket, ByteRange clusters);
+  // The owner has chosen host clusters for its (narrowed) range, and they need
+  // no padding: others may join.
+  void let_others_join(const Ticket& ticket, HostClusters host);
+
+  enum class Outcome {
+    kPublished,    // now or before, by whomever
+    kUnpublished,  // the last to leave, and nobody published: the host clusters
+                   // are the caller's to free
+    kLeft,         // others are still at it
+  };
+  // Ends the caller's share.  If `succeeded` and nobody has published yet,
+  // `publish` is called, which enters the mapping (under the lock of this
+  // class; it may lock a slice and nothing else).
+  Outcome finish(Ticket ticket, bool succeeded, absl::FunctionRef<void()> publish);
+
+ private:
+  struct Change {
+    ByteRange clusters;
+    int users = 1;
+    bool joinable = false;
+    bool published = false;
+    HostClusters host;
+  };
+
+  Change* find_overlap_locked(ByteRange clusters) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void remove_locked(const Change* change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Geometry& geometry_;
+  MetadataMutex mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::mapping_changes)
+      ABSL_ACQUIRED_BEFORE(lock_ranks::flush){LockRank::kMappingChanges};
+  // As many as there are threads at it: a short list.
+  std::vector<std::shared_ptr<Change>> changes_ ABSL_GUARDED_BY(mutex_);
+  absl::CondVar changed_;
+};
+
+}  // namespace spindle::qcow2
+
+#endif  // SPINDLE_FORMATS_QCOW2_FIRST_WRITES_H_

@@ -1,0 +1,104 @@
+// FlushRounds: metadata written back in the order that keeps the disk
+// consistent at every moment (rule 2), without stopping readers or writers.
+//
+// A round takes a snapshot of all that is dirty and then
+//   1. writes refcount blocks (and, behind a sync, refcount table entries that
+//      name new ones),
+//   2. syncs, if the snapshot maps new clusters: their refcounts and their data
+//      are durable,
+//   3. writes L2 slices and L1 entries,
+//   4. syncs: mappings and drops are durable,
+//   5. gives up what the drops freed (Allocator::reclaim).
+// With nothing dirty it is one sync.  Refcounts are lowered only in step 5, so
+// a snapshot never holds a decrement whose drop is not durable, and the phases
+// form no circle.
+//
+// Concurrent flushes share rounds: one that arrives during a round waits for
+// the next, which serves all who wait.
+//
+// Thread safety: every method, from any thread; no lock is held during I/O.
+#ifndef SPINDLE_FORMATS_QCOW2_FLUSH_ROUNDS_H_
+#define SPINDLE_FORMATS_QCOW2_FLUSH_ROUNDS_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "engine/byte_channel.h"
+#include "engine/lock_ranks.h"
+#include "engine/metadata_mutex.h"
+#include "formats/qcow2/allocator.h"
+#include "formats/qcow2/l1_table.h"
+#include "formats/qcow2/pending_frees.h"
+#include "formats/qcow2/table_cache.h"
+
+namespace spindle::qcow2 {
+
+class FlushRounds {
+ public:
+  // All must outlive this.
+  struct Parts {
+    ByteChannel* file;
+    TableCache* l2_tables;
+    TableCache* refblocks;
+    L1Table* l1;
+    Allocator* allocator;
+    PendingFrees* pending;
+  };
+
+  explicit FlushRounds(Parts parts) : parts_(parts) {}
+
+  // Everything that completed before the call is durable when it returns OK.
+  absl::Status flush();
+
+  // If a cache is crowded with dirty slices: runs a round, or lets the one that
+  // runs do it.  Called at the end of operations that dirty slices.
+  absl::Status write_back_if_crowded();
+
+  // Flushes until nothing is dirty and nothing pending is left that can be
+  // given up: for close().
+  absl::Status settle();
+
+ private:
+  // One round, past or to come; shared by those who wait for it.
+  struct Round {
+    bool done = false;
+    absl::Status status;
+  };
+  struct Snapshot {
+    std::vector<HostClusters> drops;
+    std::vector<DirtyPiece> l2;
+    std::vector<L1Table::Piece> l1;
+    std::vector<Allocator::TableEntry> table;
+    std::vector<DirtyPiece> refblocks;
+    bool is_clean() const { return l2.empty() && l1.empty() && table.empty() && refblocks.empty(); }
+    bool maps_new_clusters() const;
+  };
+
+  bool is_unsettled() const;
+  absl::Status run_round();
+  Snapshot take_snapshot();
+  absl::Status write_out(const Snapshot& snapshot);
+  void put_back(Snapshot* snapshot);
+  absl::Status write_refcounts(const Snapshot& snapshot);
+  absl::Status write_mappings(const Snapshot& snapshot);
+  absl::Status write_pieces(Purpose purpose, const std::vector<DirtyPiece>& pieces);
+
+  const Parts parts_;
+  std::atomic<bool> writing_back_{false};
+
+  MetadataMutex mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::flush)
+      ABSL_ACQUIRED_BEFORE(lock_ranks::allocator){LockRank::kFlush};
+  // The round that those who come now will be served by; not started.
+  std::shared_ptr<Round> next_ ABSL_GUARDED_BY(mutex_) = std::make_shared<Round>();
+  bool running_ ABSL_GUARDED_BY(mutex_) = false;
+  absl::CondVar round_ended_;
+};
+
+}  // namespace spindle::qcow2
+
+#endif  // SPINDLE_FORMATS_QCOW2_FLUSH_ROUNDS_H_

@@ -1,0 +1,102 @@
+// Image: the parts of one open qcow2 image, wired together.
+//
+// It owns every part and hands out references; the parts know only what their
+// own headers name.  Who uses them: DataReader, DataWriter, MappingChanger, and
+// the driver, which is thin.
+//
+// Thread safety: the parts are thread-safe; opening and prepare_for_writing()
+// are for one thread, with no other call in progress.
+#ifndef SPINDLE_FORMATS_QCOW2_IMAGE_H_
+#define SPINDLE_FORMATS_QCOW2_IMAGE_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/block_driver.h"
+#include "engine/byte_channel.h"
+#include "engine/format.h"
+#include "formats/qcow2/address.h"
+#include "formats/qcow2/allocator.h"
+#include "formats/qcow2/cluster_map.h"
+#include "formats/qcow2/corruption.h"
+#include "formats/qcow2/first_writes.h"
+#include "formats/qcow2/flush_rounds.h"
+#include "formats/qcow2/header.h"
+#include "formats/qcow2/in_flight.h"
+#include "formats/qcow2/inflate.h"
+#include "formats/qcow2/l1_table.h"
+#include "formats/qcow2/metadata_extents.h"
+#include "formats/qcow2/pending_frees.h"
+#include "formats/qcow2/runtime_options.h"
+#include "formats/qcow2/table_cache.h"
+
+namespace spindle::qcow2 {
+
+class Image {
+ public:
+  // Reads and validates the header and the L1 table; writes nothing.  `backing`
+  // is null where there is none.
+  static absl::StatusOr<std::unique_ptr<Image>> open(std::shared_ptr<BlockDriver> file,
+                                                     std::shared_ptr<BlockDriver> backing,
+                                                     const Header& header,
+                                                     const RuntimeOptions& options, LogSink log);
+
+  // Reads the refcount table, checks that the image's tables do not overlap,
+  // and clears unknown autoclear bits.  Before the first write; again is fine.
+  absl::Status prepare_for_writing();
+  bool prepared_for_writing() const { return prepared_for_writing_; }
+
+  const Header& header() const { return header_; }
+  const Geometry& geometry() const { return geometry_; }
+
+  ByteChannel& file() { return file_; }
+  // Null if there is none.
+  ByteChannel* backing() { return backing_.get(); }
+  // True if the backing file has content of its own at or after `guest`.
+  bool has_backing_at(GuestOffset guest) const;
+
+  InFlight& in_flight() { return in_flight_; }
+  PendingFrees& pending() { return pending_; }
+  MetadataExtents& extents() { return extents_; }
+  Corruption& corruption() { return corruption_; }
+  FirstWrites& first_writes() { return first_writes_; }
+  InflatedCopies& inflated() { return inflated_; }
+  TableCache& l2_tables() { return l2_tables_; }
+  TableCache& refblocks() { return refblocks_; }
+  L1Table& l1() { return l1_; }
+  Allocator& allocator() { return allocator_; }
+  FlushRounds& rounds() { return rounds_; }
+  ClusterMap& map() { return map_; }
+
+ private:
+  Image(std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
+        const Header& header, const RuntimeOptions& options, LogSink log);
+
+  absl::Status enter_extents();
+
+  const Header header_;
+  const RuntimeOptions options_;
+  const Geometry geometry_;
+  bool prepared_for_writing_ = false;
+
+  ByteChannel file_;
+  const std::unique_ptr<ByteChannel> backing_;
+  InFlight in_flight_;
+  PendingFrees pending_;
+  MetadataExtents extents_;
+  Corruption corruption_;
+  FirstWrites first_writes_;
+  InflatedCopies inflated_;
+  TableCache l2_tables_;
+  TableCache refblocks_;
+  L1Table l1_;
+  Allocator allocator_;
+  FlushRounds rounds_;
+  ClusterMap map_;
+};
+
+}  // namespace spindle::qcow2
+
+#endif  // SPINDLE_FORMATS_QCOW2_IMAGE_H_

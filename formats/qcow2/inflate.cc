@@ -1,0 +1,69 @@
+#include "formats/qcow2/inflate.h"
+
+#include <zlib.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/cleanup/cleanup.h"
+#include "absl/strings/str_cat.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+// Raw deflate, without zlib's header.  QEMU compresses with a window of 4 KiB;
+// the largest that the method has reads them all.
+constexpr int kRawDeflateWindowBits = -15;
+
+}  // namespace
+
+absl::Status inflate_cluster(absl::Span<const uint8_t> compressed, absl::Span<uint8_t> cluster) {
+  z_stream stream = {};
+  if (inflateInit2(&stream, kRawDeflateWindowBits) != Z_OK) {
+    return absl::ResourceExhaustedError("no memory to inflate a compressed cluster");
+  }
+  const absl::Cleanup end = [&] { inflateEnd(&stream); };
+  stream.next_in = const_cast<Bytef*>(compressed.data());
+  stream.avail_in = static_cast<uInt>(compressed.size());
+  stream.next_out = cluster.data();
+  stream.avail_out = static_cast<uInt>(cluster.size());
+  const int result = inflate(&stream, Z_FINISH);
+  // Some writers end the stream without marking its last block; a full cluster
+  // is what counts, more output than that is damage.
+  const bool complete = stream.avail_out == 0 && (result == Z_STREAM_END || result == Z_BUF_ERROR);
+  if (complete) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(
+      "a compressed cluster of ", compressed.size(), " bytes inflates to ",
+      cluster.size() - stream.avail_out, " of ", cluster.size(), " bytes (zlib result ", result,
+      ")"));
+}
+
+InflatedCopies::Copy InflatedCopies::find(L2Entry descriptor) {
+  MetadataLock lock(&mutex_);
+  const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) {
+    return kept.descriptor == descriptor;
+  });
+  if (found == kept_.end()) return nullptr;
+  std::rotate(kept_.begin(), found, found + 1);
+  return kept_.front().copy;
+}
+
+void InflatedCopies::insert(L2Entry descriptor, Copy copy) {
+  MetadataLock lock(&mutex_);
+  const bool is_kept = std::any_of(kept_.begin(), kept_.end(), [&](const Kept& kept) {
+    return kept.descriptor == descriptor;
+  });
+  if (is_kept) return;
+  if (kept_.size() >= capacity_) kept_.pop_back();
+  kept_.insert(kept_.begin(), Kept{descriptor, std::move(copy)});
+}
+
+void InflatedCopies::discard(HostClusters clusters, const Geometry& geometry) {
+  MetadataLock lock(&mutex_);
+  std::erase_if(kept_, [&](const Kept& kept) {
+    const HostClusters used = kept.descriptor.references(geometry);
+    return used.first < clusters.end() && clusters.first < used.end();
+  });
+}
+
+}  // namespace spindle::qcow2

@@ -1,0 +1,47 @@
+// MappingChanger: discards and zeroes, which change tables and move no data.
+//
+// Thread safety: every method, from any thread.
+#ifndef SPINDLE_FORMATS_QCOW2_MAPPING_CHANGER_H_
+#define SPINDLE_FORMATS_QCOW2_MAPPING_CHANGER_H_
+
+#include <optional>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "engine/block_driver.h"
+#include "engine/sector.h"
+#include "formats/qcow2/image.h"
+
+namespace spindle::qcow2 {
+
+class MappingChanger {
+ public:
+  // `image` must outlive this.
+  explicit MappingChanger(Image* image) : image_(*image) {}
+
+  // Forgets the whole clusters in `range`; they read as zeroes afterwards.
+  // Version 2 with a backing file has no way to say so, and forgets nothing.
+  absl::Status discard(ByteRange range);
+
+  // Makes `range` read as zeroes by marking whole clusters; a partial cluster is
+  // marked if the rest of it reads as zeroes already.
+  // Errors: kUnimplemented where bytes would have to be written.
+  absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags);
+
+ private:
+  // The entry that replaces `old`, the one of the cluster at `guest`; nothing if
+  // the cluster cannot be changed by its entry alone.
+  using Replace = absl::FunctionRef<std::optional<L2Entry>(GuestOffset guest, L2Entry old)>;
+
+  // Replaces the entries of `clusters`, slice by slice.
+  absl::Status change(ByteRange clusters, bool create_tables, Replace replace);
+  absl::Status change_in_slice(ByteRange clusters, bool create_tables, Replace replace);
+  L2Entry discarded(L2Entry old) const;
+  bool reads_as_zeroes(GuestOffset guest, L2Entry entry) const;
+
+  Image& image_;
+};
+
+}  // namespace spindle::qcow2
+
+#endif  // SPINDLE_FORMATS_QCOW2_MAPPING_CHANGER_H_

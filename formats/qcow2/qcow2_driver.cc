@@ -1,0 +1,379 @@
+#include "formats/qcow2/qcow2_driver.h"
+
+#include <algorithm>
+#include <atomic>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "engine/byte_channel.h"
+#include "engine/errors.h"
+#include "engine/gate.h"
+#include "formats/qcow2/data_reader.h"
+#include "formats/qcow2/data_writer.h"
+#include "formats/qcow2/header.h"
+#include "formats/qcow2/image.h"
+#include "formats/qcow2/mapping_changer.h"
+#include "formats/qcow2/runtime_options.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+class Qcow2Driver final : public BlockDriver {
+ public:
+  Qcow2Driver(std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
+              OpenOptions options, LogSink log)
+      : file_(std::move(file)),
+        backing_(std::move(backing)),
+        options_(std::move(options)),
+        log_(std::move(log)),
+        read_only_(options_.read_only) {}
+
+  // Reads the image's metadata; once, or again after inactivate().
+  absl::Status load(const Header& header);
+
+  absl::Status read(const IoVector& qiov, Sector sector) override;
+  absl::Status write(const IoVector& qiov, Sector sector) override;
+  absl::Status flush() override;
+  uint64_t try_read(const IoVector& qiov, Sector sector) override;
+  uint64_t try_write(const IoVector& qiov, Sector sector) override;
+
+  absl::string_view format_name() const override { return "qcow2"; }
+  std::string filename() const override { return file_->filename(); }
+  uint64_t length_bytes() const override { return parts_->image->geometry().size_bytes; }
+  bool read_only() const override { return read_only_.load(std::memory_order_acquire); }
+  DriverLimits limits() const override;
+  Capabilities capabilities() const override;
+  ImageInfo info() const override;
+  std::optional<StorageIdentity> identity() const override { return file_->identity(); }
+  std::shared_ptr<BlockDriver> backing() const override { return backing_; }
+
+  absl::Status discard(ByteRange range) override;
+  absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) override;
+  absl::StatusOr<BlockStatus> block_status(ByteRange range, BlockStatusScope scope) override;
+  absl::Status reopen(const ReopenOptions& options) override;
+  absl::Status inactivate() override;
+  absl::Status activate() override;
+  absl::Status close() override;
+
+ private:
+  // An open image and those who work on it.
+  struct Parts {
+    explicit Parts(std::unique_ptr<Image> opened)
+        : image(std::move(opened)), reader(image.get()), writer(image.get(), &reader),
+          changer(image.get()) {}
+    const std::unique_ptr<Image> image;
+    DataReader reader;
+    DataWriter writer;
+    MappingChanger changer;
+  };
+
+  // The part of a transfer that lies within the image: the last sector may not.
+  uint64_t bytes_within(const IoVector& qiov, Sector sector) const {
+    return std::min(qiov.length_bytes(), length_bytes() - sector.byte_offset());
+  }
+  absl::Status finish_change(absl::Status status);
+
+  const std::shared_ptr<BlockDriver> file_;
+  const std::shared_ptr<BlockDriver> backing_;
+  const OpenOptions options_;
+  const LogSink log_;
+  std::atomic<bool> read_only_;
+
+  // Requests pass it; reopen and activate close it.
+  mutable Gate gate_;
+  // Replaced only by activate(), when no other call is allowed.
+  std::unique_ptr<Parts> parts_;
+};
+
+absl::Status Qcow2Driver::load(const Header& header) {
+  absl::StatusOr<RuntimeOptions> runtime = parse_runtime_options(options_, header);
+  if (!runtime.ok()) return runtime.status();
+  absl::StatusOr<std::unique_ptr<Image>> image =
+      Image::open(file_, backing_, header, *runtime, log_);
+  if (!image.ok()) return image.status();
+  if (!read_only()) {
+    absl::Status status = (*image)->prepare_for_writing();
+    if (!status.ok()) return status;
+  }
+  parts_ = std::make_unique<Parts>(*std::move(image));
+  return absl::OkStatus();
+}
+
+// ---- The data path ---------------------------------------------------------
+
+absl::Status Qcow2Driver::read(const IoVector& qiov, Sector sector) {
+  const Gate::Passage inside(&gate_);
+  const uint64_t within = bytes_within(qiov, sector);
+  const GuestOffset guest{sector.byte_offset()};
+  if (within == qiov.length_bytes()) return parts_->reader.read(guest, qiov);
+  qiov.fill(within, qiov.length_bytes() - within, 0);
+  return parts_->reader.read(guest, qiov.slice(0, within));
+}
+
+uint64_t Qcow2Driver::try_read(const IoVector& qiov, Sector sector) {
+  const Gate::TryPassage inside(&gate_);
+  if (!inside.entered() || bytes_within(qiov, sector) != qiov.length_bytes()) return 0;
+  return parts_->reader.try_read({sector.byte_offset()}, qiov);
+}
+
+absl::Status Qcow2Driver::write(const IoVector& qiov, Sector sector) {
+  absl::Status status;
+  {
+    const Gate::Passage inside(&gate_);
+    const uint64_t within = bytes_within(qiov, sector);
+    const GuestOffset guest{sector.byte_offset()};
+    status = within == qiov.length_bytes() ? parts_->writer.write(guest, qiov)
+                                           : parts_->writer.write(guest, qiov.slice(0, within));
+  }
+  return finish_change(std::move(status));
+}
+
+uint64_t Qcow2Driver::try_write(const IoVector& qiov, Sector sector) {
+  const Gate::TryPassage inside(&gate_);
+  if (!inside.entered() || bytes_within(qiov, sector) != qiov.length_bytes()) return 0;
+  return parts_->writer.try_write({sector.byte_offset()}, qiov);
+}
+
+absl::Status Qcow2Driver::flush() {
+  return read_only() ? absl::OkStatus() : parts_->image->rounds().flush();
+}
+
+// Outside the gate: whoever changed tables writes some back if they crowd.
+absl::Status Qcow2Driver::finish_change(absl::Status status) {
+  if (!status.ok()) return status;
+  // A failure stays with the dirty slices, and comes back from the flush that
+  // must report it.
+  parts_->image->rounds().write_back_if_crowded().IgnoreError();
+  return status;
+}
+
+absl::Status Qcow2Driver::discard(ByteRange range) {
+  absl::Status status;
+  {
+    const Gate::Passage inside(&gate_);
+    status = parts_->changer.discard(range);
+  }
+  return finish_change(std::move(status));
+}
+
+absl::Status Qcow2Driver::write_zeroes(ByteRange range, WriteZeroesFlags flags) {
+  absl::Status status;
+  {
+    const Gate::Passage inside(&gate_);
+    status = parts_->changer.write_zeroes(range, flags);
+  }
+  return finish_change(std::move(status));
+}
+
+// ---- What it is ------------------------------------------------------------
+
+DriverLimits Qcow2Driver::limits() const {
+  DriverLimits limits;
+  const auto cluster = static_cast<uint32_t>(parts_->image->geometry().cluster_bytes());
+  limits.optimal_transfer_bytes = cluster;
+  limits.discard_alignment_bytes = cluster;
+  limits.write_zeroes_alignment_bytes = cluster;
+  return limits;
+}
+
+Capabilities Qcow2Driver::capabilities() const {
+  Capabilities list{Capability::kBlockStatus, Capability::kReopen, Capability::kInactivate};
+  if (file_->capabilities().has(Capability::kTryRead)) list.add(Capability::kTryRead);
+  if (read_only()) return list;
+  list.add(Capability::kDiscard);
+  if (file_->capabilities().has(Capability::kTryWrite)) list.add(Capability::kTryWrite);
+  if (parts_->image->geometry().version >= kVersion3) {
+    list.add(Capability::kWriteZeroes);
+    list.add(Capability::kWriteZeroesMayUnmap);
+    list.add(Capability::kWriteZeroesNoFallback);
+  }
+  return list;
+}
+
+ImageInfo Qcow2Driver::info() const {
+  const Header& header = parts_->image->header();
+  ImageInfo info;
+  info.format = "qcow2";
+  info.filename = file_->filename();
+  info.virtual_size_bytes = header.size_bytes;
+  info.actual_size_bytes = file_->info().actual_size_bytes;
+  info.cluster_size_bytes = header.cluster_size_bytes();
+  info.dirty = header.is_dirty();
+  info.corrupt = header.is_corrupt() || parts_->image->corruption().is_set();
+  info.backing_filename = header.backing_filename;
+  info.backing_format = header.backing_format;
+  info.format_specific = {{"compat", header.version >= kVersion3 ? "1.1" : "0.10"},
+                          {"compression type", "zlib"}};
+  if (header.version >= kVersion3) {
+    info.format_specific.emplace_back("lazy refcounts",
+                                      header.lazy_refcounts() ? "true" : "false");
+    info.format_specific.emplace_back("refcount bits", absl::StrCat(header.refcount_bits()));
+    info.format_specific.emplace_back("corrupt", info.corrupt ? "true" : "false");
+    info.format_specific.emplace_back("extended l2", "false");
+  }
+  return info;
+}
+
+absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range, BlockStatusScope scope) {
+  const Gate::Passage inside(&gate_);
+  Image& image = *parts_->image;
+  MappedRun run;
+  absl::Status status = image.map().lookup({range.offset}, range.length, &run);
+  if (!status.ok()) return status;
+  BlockStatus result;
+  result.length = run.bytes;
+  result.end_of_image = range.offset + run.bytes >= length_bytes();
+  result.allocated = run.kind != ClusterKind::kUnallocated;
+  switch (run.kind) {
+    case ClusterKind::kNormal:
+      result.data = true;
+      result.host_offset = run.host.bytes;
+      return result;
+    case ClusterKind::kCompressed:
+      result.data = result.compressed = true;
+      return result;
+    case ClusterKind::kZeroPlain:
+      result.zero = true;
+      return result;
+    case ClusterKind::kZeroAllocated:
+      result.zero = true;
+      result.host_offset = run.host.bytes;
+      return result;
+    case ClusterKind::kUnallocated:
+      break;
+  }
+  if (!image.has_backing_at({range.offset})) {
+    result.zero = true;
+    return result;
+  }
+  const uint64_t backed =
+      std::min(run.bytes, image.backing()->length_bytes() - range.offset);
+  result.length = backed;
+  result.end_of_image = range.offset + backed >= length_bytes();
+  if (scope == BlockStatusScope::kThisLayer) return result;
+  absl::StatusOr<BlockStatus> below = image.backing()->block_status({range.offset, backed});
+  if (!below.ok()) return below.status();
+  below->end_of_image = range.offset + below->length >= length_bytes();
+  ++below->depth;
+  return below;
+}
+
+// ---- Life cycle ------------------------------------------------------------
+
+absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
+  // Nothing may be in flight while what is allowed changes: closed for a flush
+  // and the child's own reopen.
+  const Gate::Closure closed(&gate_);
+  if (options.read_only == read_only()) return absl::OkStatus();
+  Image& image = *parts_->image;
+  if (options.read_only) {
+    absl::Status status = image.rounds().settle();
+    if (status.ok()) status = file_->reopen(options);
+    if (!status.ok()) return status;
+    read_only_.store(true, std::memory_order_release);
+    return status;
+  }
+  absl::Status status = check_supported(image.header(), /*read_only=*/false);
+  if (status.ok()) status = image.corruption().writes_allowed();
+  if (status.ok()) status = file_->reopen(options);
+  if (!status.ok()) return status;
+  status = image.prepare_for_writing();
+  if (!status.ok()) {
+    file_->reopen(ReopenOptions{.read_only = true}).IgnoreError();
+    return status;
+  }
+  read_only_.store(false, std::memory_order_release);
+  return status;
+}
+
+absl::Status Qcow2Driver::inactivate() {
+  absl::Status status;
+  {
+    const Gate::Closure closed(&gate_);
+    if (!read_only()) status = parts_->image->rounds().settle();
+  }
+  return status.ok() ? file_->inactivate() : status;
+}
+
+absl::StatusOr<Header> read_header(BlockDriver* file) {
+  // Not owned: the channel lives no longer than this call.
+  ByteChannel channel(std::shared_ptr<BlockDriver>(file, [](BlockDriver*) {}));
+  const uint64_t file_length = file->length_bytes();
+  std::vector<uint8_t> head(std::min<uint64_t>(file_length, kVersion2HeaderBytes));
+  absl::Status status = channel.read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
+  if (!status.ok()) return status;
+  const absl::StatusOr<uint64_t> wanted = header_read_length(head, file_length);
+  if (!wanted.ok()) return wanted.status();
+  head.resize(*wanted);
+  status = channel.read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
+  if (!status.ok()) return status;
+  return parse_header(head, file_length);
+}
+
+absl::Status Qcow2Driver::activate() {
+  absl::Status status = file_->activate();
+  if (!status.ok()) return status;
+  // Somebody else may have written the image meanwhile.
+  const absl::StatusOr<Header> header = read_header(file_.get());
+  if (!header.ok()) return header.status();
+  status = check_supported(*header, read_only());
+  return status.ok() ? load(*header) : status;
+}
+
+absl::Status Qcow2Driver::close() {
+  absl::Status status;
+  if (!read_only()) status = parts_->image->rounds().settle();
+  absl::Status closed = file_->close();
+  if (status.ok()) status = std::move(closed);
+  if (backing_ == nullptr) return status;
+  closed = backing_->close();
+  return status.ok() ? closed : status;
+}
+
+absl::StatusOr<std::shared_ptr<BlockDriver>> open_backing(const Header& header,
+                                                          const BlockDriver& file,
+                                                          const OpenOptions& options,
+                                                          const OpenContext& context) {
+  if (header.backing_filename.empty() || !options.open_backing) return nullptr;
+  if (!context.open_child) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        "the image names the backing file '", header.backing_filename,
+        "', and nothing allows to open it"));
+  }
+  ChildRequest request;
+  request.filename = header.backing_filename;
+  request.format = header.backing_format;
+  request.role = ChildRole::kBacking;
+  request.parent_filename = file.filename();
+  request.depth = context.depth + 1;
+  absl::StatusOr<std::shared_ptr<BlockDriver>> backing = context.open_child(request);
+  if (!backing.ok()) {
+    return with_context(backing.status(),
+                        absl::StrCat("backing file '", header.backing_filename, "'"));
+  }
+  return backing;
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(std::shared_ptr<BlockDriver> file,
+                                                        const OpenOptions& options,
+                                                        const OpenContext& context) {
+  const absl::StatusOr<Header> header = read_header(file.get());
+  if (!header.ok()) return header.status();
+  absl::Status status = check_supported(*header, options.read_only);
+  if (!status.ok()) return status;
+  absl::StatusOr<std::shared_ptr<BlockDriver>> backing =
+      open_backing(*header, *file, options, context);
+  if (!backing.ok()) return backing.status();
+  auto driver = std::make_shared<Qcow2Driver>(std::move(file), *std::move(backing), options,
+                                              context.log);
+  status = driver->load(*header);
+  if (!status.ok()) return status;
+  return driver;
+}
+
+}  // namespace spindle::qcow2
