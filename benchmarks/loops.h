@@ -1,0 +1,44 @@
+// The loops that are measured: bare preadv, synchronous reads of a driver and
+// of a BlockDevice, and asynchronous reads at a queue depth.  Each returns
+// operations per second.
+//
+// Thread safety: functions; each call is a measurement of its own.
+#ifndef SPINDLE_BENCHMARKS_LOOPS_H_
+#define SPINDLE_BENCHMARKS_LOOPS_H_
+
+#include <cstddef>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "benchmarks/offsets.h"
+#include "engine/block_device.h"
+#include "engine/block_driver.h"
+
+namespace spindle::benchmarks {
+
+// `threads` threads read the file `path`; the i-th request is thread
+// (i % threads)'s.
+absl::StatusOr<double> bare_preadv(const std::string& path,
+                                   const Workload& work, size_t threads);
+
+absl::StatusOr<double> driver_reads(BlockDriver& driver, const Workload& work);
+absl::StatusOr<double> device_reads(BlockDevice& device, const Workload& work);
+
+// One submitting thread keeps `depth` requests in flight through aio_readv and
+// reaps the device's completion queue in batches.
+absl::StatusOr<double> aio_reads(BlockDevice& device, const Workload& work,
+                                 size_t depth);
+
+struct QemuBench {
+  std::string path;
+  std::string format;
+  std::string engine;  // "threads", "native", "io_uring"
+  size_t depth = 1;
+};
+// qemu-img bench; "native" bypasses the page cache, which it must.
+absl::StatusOr<double> qemu_img_bench(const QemuBench& bench,
+                                      const Workload& work);
+
+}  // namespace spindle::benchmarks
+
+#endif  // SPINDLE_BENCHMARKS_LOOPS_H_

@@ -1,0 +1,50 @@
+// Geometry: the kinds of qcow2 image that the differential tests go through.
+//
+// Thread safety: values.
+#ifndef SPINDLE_TESTS_DIFFERENTIAL_GEOMETRY_H_
+#define SPINDLE_TESTS_DIFFERENTIAL_GEOMETRY_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <iosfwd>
+#include <string>
+#include <vector>
+
+namespace spindle::testing {
+
+struct Geometry {
+  enum class Backing {
+    kNone,
+    kShortRaw,
+    kLongRaw,
+    kShortQcow2,
+    kLongQcow2,
+    kCompressedQcow2
+  };
+
+  uint64_t cluster_bytes = 65536;
+  int refcount_bits = 16;
+  std::string compat = "1.1";
+  Backing backing = Backing::kNone;
+  std::string preallocation = "off";
+
+  // Several clusters, several L2 tables where they are small, and an end in
+  // the middle of a cluster.
+  uint64_t length_bytes() const;
+  uint64_t backing_bytes() const;
+  std::string create_options() const;
+  // Usable as part of a test's name.
+  std::string name() const;
+};
+
+void PrintTo(const Geometry& geometry, std::ostream* out);
+
+// Every legal combination of all values.
+std::vector<Geometry> all_geometries();
+
+// A selection in which every legal pair of values of two parameters occurs.
+std::vector<Geometry> pairwise_geometries();
+
+}  // namespace spindle::testing
+
+#endif  // SPINDLE_TESTS_DIFFERENTIAL_GEOMETRY_H_

@@ -1,0 +1,203 @@
+// Mixed requests of every kind from at least eight threads, against a model,
+// over raw and qcow2.  Without a thread pool: the same on one thread.
+//
+//   SPINDLE_SEED=N            repeats a run's choices
+//   SPINDLE_STRESS_SECONDS=N  or --seconds=N: for how long; all variants share
+//   it SPINDLE_STRESS_VARIANT=x  only variants whose name contains x
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "tests/stress/counts.h"
+#include "tests/stress/stress_image.h"
+#include "tests/stress/workload.h"
+#include "tests/support/seed.h"
+#include "threadpool/default_executor.h"
+
+namespace spindle::testing {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr uint64_t kLeastOfEach = 1000;
+double g_seconds = 10;
+
+// The smallest caches that may be asked for: two tables' worth.
+OptionMap tiny_caches(const std::string& reuse, uint64_t cluster_bytes) {
+  return {{"reuse", reuse},
+          {"l2-cache-size", std::to_string(2 * cluster_bytes)},
+          {"refcount-cache-size", std::to_string(4 * cluster_bytes)}};
+}
+
+std::vector<StressVariant> all_variants() {
+  std::vector<StressVariant> variants;
+  StressVariant raw;
+  raw.name = "raw";
+  variants.push_back(raw);
+
+  StressVariant qcow2;
+  qcow2.format = "qcow2";
+  qcow2.name = "qcow2_64k_lowest_short_raw_backing";
+  qcow2.backing_format = "raw";
+  qcow2.backing_bytes = (3 << 20) + 512;
+  qcow2.open_options = {{"reuse", "lowest"}};
+  variants.push_back(qcow2);
+
+  qcow2.name = "qcow2_64k_lazy_long_qcow2_backing";
+  qcow2.backing_format = "qcow2";
+  qcow2.backing_bytes = 5 << 20;
+  qcow2.open_options = {{"reuse", "lazy"}};
+  variants.push_back(qcow2);
+
+  qcow2.name = "qcow2_512_lowest_tiny_caches";
+  qcow2.create_options = "cluster_size=512";
+  qcow2.length_bytes = 1 << 20;
+  qcow2.backing_format = "raw";
+  qcow2.backing_bytes = 1 << 20;
+  qcow2.open_options = tiny_caches("lowest", 512);
+  qcow2.most_sectors = 32;
+  variants.push_back(qcow2);
+
+  qcow2.name = "qcow2_512_lazy_tiny_caches";
+  qcow2.open_options = tiny_caches("lazy", 512);
+  variants.push_back(qcow2);
+
+  qcow2.name = "qcow2_4k_1_bit_refcounts";
+  qcow2.create_options = "cluster_size=4k,refcount_bits=1";
+  qcow2.length_bytes = 4 << 20;
+  qcow2.backing_format = "qcow2";
+  qcow2.backing_bytes = 2 << 20;
+  qcow2.open_options = tiny_caches("lazy", 4096);
+  variants.push_back(qcow2);
+
+  qcow2.name = "qcow2_version_2_4k";
+  qcow2.create_options = "cluster_size=4k,compat=0.10";
+  qcow2.discard_shows_backing = true;
+  qcow2.open_options = {{"reuse", "lowest"}};
+  variants.push_back(qcow2);
+
+  StressVariant compressed;
+  compressed.name = "qcow2_compressed";
+  compressed.format = "qcow2";
+  compressed.compressed = true;
+  compressed.create_options = "cluster_size=16k";
+  compressed.open_options = {{"reuse", "lazy"}};
+  variants.push_back(compressed);
+
+  StressVariant lazy;
+  lazy.name = "qcow2_lazy_refcounts";
+  lazy.format = "qcow2";
+  lazy.create_options = "lazy_refcounts=on,cluster_size=2k,refcount_bits=64";
+  lazy.open_options = {{"reuse", "lazy"}};
+  variants.push_back(lazy);
+  return variants;
+}
+
+std::vector<StressVariant> chosen_variants() {
+  const char* filter = std::getenv("SPINDLE_STRESS_VARIANT");
+  std::vector<StressVariant> chosen;
+  for (StressVariant& variant : all_variants()) {
+    if (filter == nullptr || variant.name.find(filter) != std::string::npos) {
+      chosen.push_back(std::move(variant));
+    }
+  }
+  return chosen;
+}
+
+struct Share {
+  double seconds;
+  uint64_t least;  // of each operation
+};
+
+// One life of the device: open, work, verify, close, judge.
+void run_once(StressImage* image, const StressVariant& variant, uint64_t seed,
+              Share share, Counts* total) {
+  const std::unique_ptr<Executor> executor =
+      make_executor({.width = 8, .name = "stress", .interleaving_seed = seed});
+  BlockDeviceOptions options;
+  options.name = variant.name;
+  options.run_in_place = seed % 2 == 0;
+  options.max_in_flight = seed % 3 == 0 ? 0 : 24;
+  auto device = image->open(executor.get(), options, /*read_only=*/false);
+  ASSERT_TRUE(device.ok()) << device.status();
+
+  WorkloadOptions workload_options;
+  workload_options.seed = seed;
+  workload_options.most_sectors = variant.most_sectors;
+  Workload workload(device->get(), &image->model(), executor.get(),
+                    workload_options);
+  const Clock::time_point end =
+      Clock::now() + std::chrono::duration_cast<Clock::duration>(
+                         std::chrono::duration<double>(share.seconds));
+  workload.run([&](const Counts& counts) {
+    return Clock::now() >= end && counts.least() >= share.least;
+  });
+  total->add(workload.counts());
+  ASSERT_EQ(workload.failure(), "");
+
+  const auto content = image->verify(**device);
+  ASSERT_TRUE(content.ok()) << content.status();
+  ASSERT_TRUE((*device)->close().ok());
+  device->reset();
+  const absl::Status judged = image->judge(*content);
+  ASSERT_TRUE(judged.ok()) << judged;
+
+  auto reopened = image->open(executor.get(), {}, /*read_only=*/true);
+  ASSERT_TRUE(reopened.ok()) << reopened.status();
+  const auto again = image->verify(**reopened);
+  ASSERT_TRUE(again.ok()) << again.status();
+  ASSERT_TRUE((*reopened)->close().ok());
+}
+
+TEST(Stress, EveryByteIsExplained) {
+  const uint64_t seed = test_seed();
+  const std::vector<StressVariant> variants = chosen_variants();
+  ASSERT_FALSE(variants.empty());
+  // Each variant's image lives twice, so that the second opening meets what
+  // the first left.
+  constexpr size_t kLives = 2;
+  const size_t runs = variants.size() * kLives;
+  const Share share{g_seconds / static_cast<double>(runs),
+                    kLeastOfEach / runs + 1};
+  Counts total;
+  for (const StressVariant& variant : variants) {
+    SCOPED_TRACE(variant.name);
+    Counts counts;
+    auto image = StressImage::create(variant);
+    ASSERT_TRUE(image.ok()) << image.status();
+    for (size_t life = 0; life < kLives && !HasFatalFailure(); ++life) {
+      run_once(image->get(), variant, seed + 1000 * life, share, &counts);
+    }
+    std::printf("%s:\n%s", variant.name.c_str(), counts.to_string().c_str());
+    std::fflush(stdout);
+    if (HasFatalFailure()) return;
+    total.add(counts);
+  }
+  std::printf("all:\n%s", total.to_string().c_str());
+  EXPECT_GE(total.least(), kLeastOfEach);
+}
+
+}  // namespace
+
+void set_stress_seconds(double seconds) { g_seconds = seconds; }
+
+}  // namespace spindle::testing
+
+int main(int argc, char** argv) {
+  testing::InitGoogleTest(&argc, argv);
+  const char* seconds = std::getenv("SPINDLE_STRESS_SECONDS");
+  if (seconds != nullptr)
+    spindle::testing::set_stress_seconds(std::atof(seconds));
+  for (int i = 1; i < argc; ++i) {
+    if (std::strncmp(argv[i], "--seconds=", 10) == 0) {
+      spindle::testing::set_stress_seconds(std::atof(argv[i] + 10));
+    }
+  }
+  return RUN_ALL_TESTS();
+}

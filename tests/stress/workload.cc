@@ -1,0 +1,368 @@
+#include "tests/stress/workload.h"
+
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <random>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/time.h"
+#include "engine/io_vector.h"
+#include "engine/sector.h"
+
+namespace spindle::testing {
+
+using Random = std::mt19937_64;
+
+// One request, from its submission to its judgement.
+struct Workload::Request {
+  Operation operation;
+  Mode mode;
+  ByteRange range;
+  std::atomic<int>* in_flight = nullptr;  // the worker's
+  std::vector<uint8_t> memory;
+  IoVector qiov;
+  ModelDisk::Read read;         // of reads
+  ModelDisk::ChangeRef change;  // of changes
+};
+
+namespace {
+
+bool is_read(Operation operation) {
+  return operation == Operation::kRead || operation == Operation::kPread;
+}
+bool is_write(Operation operation) {
+  return operation == Operation::kWrite || operation == Operation::kPwrite;
+}
+
+// How often each operation is chosen, of a hundred.
+constexpr std::array<int, kOperationCount> kWeights = {26, 26, 10, 12,
+                                                       10, 10, 6};
+
+Operation choose_operation(Random& random) {
+  int left = static_cast<int>(random() % 100);
+  for (size_t i = 0; i < kOperationCount; ++i) {
+    left -= kWeights[i];
+    if (left < 0) return static_cast<Operation>(i);
+  }
+  return Operation::kRead;
+}
+
+ByteRange choose_range(Random& random, Operation operation,
+                       uint64_t length_bytes, uint64_t most_sectors) {
+  if (operation == Operation::kFlush) return {};
+  uint64_t most = most_sectors * kSectorSizeBytes;
+  if (operation == Operation::kDiscard || operation == Operation::kWriteZeroes)
+    most *= 4;
+  // Short ones are as likely as long ones; half of all meet in a hot eighth.
+  most = std::max<uint64_t>(kSectorSizeBytes, most >> (random() % 6));
+  const uint64_t space = random() % 2 == 0 ? length_bytes : length_bytes / 8;
+  uint64_t offset = random() % space;
+  uint64_t length = 1 + random() % most;
+  if (operation != Operation::kPread && operation != Operation::kPwrite) {
+    offset = offset / kSectorSizeBytes * kSectorSizeBytes;
+    length =
+        (length + kSectorSizeBytes - 1) / kSectorSizeBytes * kSectorSizeBytes;
+  }
+  return {offset, std::min(length, length_bytes - offset)};
+}
+
+// Cuts `memory` into up to 20 segments, so that short and long lists occur.
+IoVector choose_segments(Random& random, std::vector<uint8_t>& memory) {
+  const size_t count = random() % 4 == 0 ? 1 + random() % 20 : 1 + random() % 3;
+  std::vector<iovec> segments;
+  size_t at = 0;
+  for (size_t i = 0; i + 1 < count && at < memory.size(); ++i) {
+    const size_t length = random() % (memory.size() - at + 1);
+    segments.push_back({memory.data() + at, length});
+    at += length;
+  }
+  segments.push_back({memory.data() + at, memory.size() - at});
+  return IoVector(segments);
+}
+
+}  // namespace
+
+// One submitter.
+class Workload::Worker {
+ public:
+  Worker(Workload* workload, uint64_t seed)
+      : workload_(*workload), random_(seed) {}
+
+  // With threads: until the workload stops.
+  void run() {
+    while (!workload_.stop_ && !workload_.failed()) {
+      step();
+      if (random_() % 4 == 0) workload_.reap(0, absl::ZeroDuration());
+      while (in_flight_ >= static_cast<int>(workload_.options_.depth)) {
+        workload_.reap(1, absl::Milliseconds(2));
+      }
+    }
+    while (in_flight_ > 0) workload_.reap(1, absl::Milliseconds(2));
+  }
+
+  // Without: one choice at random; what else may happen is the caller's.
+  void step() {
+    if (random_() % 8 == 0) cancel_something();
+    if (random_() % 4096 == 0) drain();
+    auto request = make_request();
+    if (request->mode == Mode::kSynchronous) {
+      run_synchronously(request.release());
+    } else {
+      submit(request.release());
+    }
+  }
+
+  bool may_submit() const {
+    return in_flight_ < static_cast<int>(workload_.options_.depth);
+  }
+  bool is_idle() const { return in_flight_ == 0; }
+  Random& random() { return random_; }
+
+ private:
+  std::unique_ptr<Request> make_request() {
+    auto request = std::make_unique<Request>();
+    request->operation = choose_operation(random_);
+    request->mode = static_cast<Mode>(random_() % kModeCount);
+    request->range = choose_range(random_, request->operation,
+                                  workload_.model_->length_bytes(),
+                                  workload_.options_.most_sectors);
+    request->in_flight = &in_flight_;
+    if (is_read(request->operation) || is_write(request->operation)) {
+      request->memory.assign(request->range.length, 0xcc);
+      request->qiov = choose_segments(random_, request->memory);
+    }
+    begin_in_model(request.get());
+    ++in_flight_;
+    return request;
+  }
+
+  void begin_in_model(Request* request) {
+    ModelDisk& model = *workload_.model_;
+    switch (request->operation) {
+      case Operation::kRead:
+      case Operation::kPread:
+        request->read = model.begin_read(request->range);
+        return;
+      case Operation::kWrite:
+      case Operation::kPwrite:
+        request->change = model.begin_write(request->range);
+        ModelDisk::fill(*request->change, request->qiov);
+        return;
+      case Operation::kDiscard:
+        request->change = model.begin_discard(request->range);
+        return;
+      case Operation::kWriteZeroes:
+        request->change = model.begin_write_zeroes(request->range);
+        return;
+      case Operation::kFlush:
+        return;
+    }
+  }
+
+  WriteFlags choose_write_flags() { return {.fua = random_() % 64 == 0}; }
+  WriteZeroesFlags choose_zero_flags() {
+    return {.may_unmap = random_() % 2 == 0, .no_fallback = false};
+  }
+
+  void run_synchronously(Request* request) {
+    BlockDevice& device = *workload_.device_;
+    const Sector sector = Sector::from_byte_offset(request->range.offset);
+    absl::Status status;
+    switch (request->operation) {
+      case Operation::kRead:
+        status = device.read(request->qiov, sector);
+        break;
+      case Operation::kWrite:
+        status = device.write(request->qiov, sector, choose_write_flags());
+        break;
+      case Operation::kPread:
+        status = device.pread(request->qiov, request->range.offset);
+        break;
+      case Operation::kPwrite:
+        status = device.pwrite(request->qiov, request->range.offset,
+                               choose_write_flags());
+        break;
+      case Operation::kDiscard:
+        status = device.discard(request->range);
+        break;
+      case Operation::kWriteZeroes:
+        status = device.write_zeroes(request->range, choose_zero_flags());
+        break;
+      case Operation::kFlush:
+        status = device.flush();
+        break;
+    }
+    workload_.finish(request, status);
+  }
+
+  void submit(Request* request) {
+    // The request may be gone as soon as it was submitted.
+    if (request->mode == Mode::kQueue) {
+      remember(submit_with(request, reinterpret_cast<uint64_t>(request)));
+    } else {
+      Workload& workload = workload_;
+      remember(submit_with(
+          request,
+          AioCallback([&workload, request](const absl::Status& status) {
+            workload.finish(request, status);
+          })));
+    }
+  }
+
+  template <typename Finish>
+  AioHandle submit_with(Request* request, Finish finish) {
+    BlockDevice& device = *workload_.device_;
+    const Sector sector = Sector::from_byte_offset(request->range.offset);
+    switch (request->operation) {
+      case Operation::kRead:
+        return device.aio_readv(sector, request->qiov, std::move(finish));
+      case Operation::kWrite:
+        return device.aio_writev(sector, request->qiov, std::move(finish),
+                                 choose_write_flags());
+      case Operation::kPread:
+        return device.aio_preadv(request->range.offset, request->qiov,
+                                 std::move(finish));
+      case Operation::kPwrite:
+        return device.aio_pwritev(request->range.offset, request->qiov,
+                                  std::move(finish), choose_write_flags());
+      case Operation::kDiscard:
+        return device.aio_discard(request->range, std::move(finish));
+      case Operation::kWriteZeroes:
+        return device.aio_write_zeroes(request->range, choose_zero_flags(),
+                                       std::move(finish));
+      case Operation::kFlush:
+        return device.aio_flush(std::move(finish));
+    }
+    return {};
+  }
+
+  void remember(AioHandle handle) {
+    handles_[next_handle_++ % handles_.size()] = std::move(handle);
+    submitted_ = std::min(submitted_ + 1, handles_.size());
+  }
+
+  void cancel_something() {
+    if (submitted_ == 0) return;
+    // Recent ones are the likeliest to wait still.
+    const size_t back =
+        1 + random_() % std::min<size_t>(submitted_, random_() % 2 ? 2 : 8);
+    const auto result =
+        handles_[(next_handle_ - back) % handles_.size()].cancel();
+    workload_.counts_.note_cancel();
+    if (result == AioHandle::CancelResult::kWithdrawn)
+      workload_.counts_.note_withdrawn();
+  }
+
+  void drain() {
+    const absl::Status status = workload_.device_->drain();
+    if (!status.ok())
+      workload_.fail(absl::StrCat("drain: ", status.ToString()));
+  }
+
+  Workload& workload_;
+  Random random_;
+  std::atomic<int> in_flight_{0};
+  std::array<AioHandle, 8> handles_;
+  size_t next_handle_ = 0;
+  size_t submitted_ = 0;  // as far as handles_ remembers
+};
+
+Workload::Workload(BlockDevice* device, ModelDisk* model, Executor* executor,
+                   WorkloadOptions options)
+    : device_(device), model_(model), executor_(executor), options_(options) {}
+
+std::string Workload::failure() const {
+  absl::MutexLock lock(&mutex_);
+  return failure_;
+}
+
+void Workload::fail(const std::string& what) {
+  absl::MutexLock lock(&mutex_);
+  if (failure_.empty()) failure_ = what;
+  failed_ = true;
+}
+
+void Workload::finish(Request* request, const absl::Status& status) {
+  const std::unique_ptr<Request> owner(request);
+  const bool withdrawn = absl::IsCancelled(status);
+  if (withdrawn) {
+    ++cancelled_completions_;
+  } else if (!status.ok()) {
+    fail(absl::StrCat("operation ", static_cast<int>(request->operation),
+                      " of [", request->range.offset, ", ",
+                      request->range.end(), "): ", status.ToString()));
+  }
+  if (is_read(request->operation)) {
+    if (status.ok()) {
+      const auto mismatch = model_->end_read(request->read, request->memory);
+      if (mismatch) {
+        fail(absl::StrCat("read of [", request->range.offset, ", ",
+                          request->range.end(), "), byte ", mismatch->offset,
+                          " is ", mismatch->found, ": ",
+                          mismatch->explanation));
+      }
+    } else {
+      model_->drop_read(request->read);
+    }
+  } else if (request->change != nullptr) {
+    using Outcome = ModelDisk::Outcome;
+    model_->end(request->change, withdrawn     ? Outcome::kWithdrawn
+                                 : status.ok() ? Outcome::kDone
+                                               : Outcome::kFailed);
+  }
+  if (!withdrawn) counts_.note(request->operation, request->mode);
+  --*request->in_flight;
+}
+
+size_t Workload::reap(size_t at_least, absl::Duration timeout) {
+  std::array<Completion, 16> completions;
+  size_t callbacks = 0;
+  CompletionQueue& queue = device_->completion_queue();
+  const size_t count =
+      at_least == 0 ? queue.reap(absl::MakeSpan(completions), &callbacks)
+                    : queue.wait(at_least, timeout, absl::MakeSpan(completions),
+                                 &callbacks);
+  for (size_t i = 0; i < count; ++i) {
+    finish(reinterpret_cast<Request*>(completions[i].user_data),
+           completions[i].status);
+  }
+  return count + callbacks;
+}
+
+void Workload::run(const std::function<bool(const Counts& counts)>& enough) {
+  if (executor_->width() == 0) {
+    Worker worker(this, options_.seed);
+    while (!failed() && !enough(counts_)) {
+      const uint64_t choice = worker.random()() % 8;
+      if (choice < 4 && worker.may_submit()) worker.step();
+      if (choice >= 3 && choice < 7) (void)executor_->run_one();
+      if (choice >= 6) reap(0, absl::ZeroDuration());
+    }
+    while (!worker.is_idle()) {
+      (void)executor_->run_one();
+      reap(0, absl::ZeroDuration());
+    }
+  } else {
+    std::vector<std::unique_ptr<Worker>> workers;
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < options_.threads; ++i) {
+      workers.push_back(std::make_unique<Worker>(this, options_.seed + i));
+      threads.emplace_back([worker = workers.back().get()] { worker->run(); });
+    }
+    while (!failed() && !enough(counts_))
+      absl::SleepFor(absl::Milliseconds(10));
+    stop_ = true;
+    for (std::thread& thread : threads) thread.join();
+  }
+  if (cancelled_completions_ != counts_.withdrawn()) {
+    fail(absl::StrCat(counts_.withdrawn(), " requests were withdrawn, ",
+                      cancelled_completions_.load(),
+                      " completed as cancelled"));
+  }
+}
+
+}  // namespace spindle::testing

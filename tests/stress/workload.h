@@ -1,0 +1,75 @@
+// Workload: random requests of every kind against one BlockDevice, judged by a
+// ModelDisk.
+//
+// With threads, several workers submit at once.  Without (Executor::width() is
+// 0), one thread interleaves submissions, run_one() and completions at random.
+//
+// Thread safety: run() is called by one thread and starts others.
+#ifndef SPINDLE_TESTS_STRESS_WORKLOAD_H_
+#define SPINDLE_TESTS_STRESS_WORKLOAD_H_
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "engine/block_device.h"
+#include "tests/stress/counts.h"
+#include "tests/support/model_disk.h"
+#include "threadpool/executor.h"
+
+namespace spindle::testing {
+
+struct WorkloadOptions {
+  size_t threads = 8;
+  uint64_t seed = 0;
+  // The longest data request, in sectors; discards and write-zeroes may be
+  // four times as long.
+  uint64_t most_sectors = 64;
+  // Requests of one worker in flight at one time.
+  size_t depth = 16;
+};
+
+class Workload {
+ public:
+  // All must outlive the workload.
+  Workload(BlockDevice* device, ModelDisk* model, Executor* executor,
+           WorkloadOptions options);
+
+  // Works until `enough` says so; leaves nothing in flight.
+  void run(const std::function<bool(const Counts& counts)>& enough);
+
+  const Counts& counts() const { return counts_; }
+  // What went wrong first; empty if nothing did.
+  std::string failure() const;
+
+ private:
+  struct Request;
+  class Worker;
+
+  void fail(const std::string& what);
+  bool failed() const { return failed_.load(); }
+  // Judges a request that has ended, and forgets it.
+  void finish(Request* request, const absl::Status& status);
+  size_t reap(size_t at_least, absl::Duration timeout);
+
+  BlockDevice* const device_;
+  ModelDisk* const model_;
+  Executor* const executor_;
+  const WorkloadOptions options_;
+  Counts counts_;
+  std::atomic<bool> stop_{false};
+  std::atomic<bool> failed_{false};
+  // Completions with kCancelled; must be as many as cancel() promised.
+  std::atomic<uint64_t> cancelled_completions_{0};
+
+  mutable absl::Mutex mutex_;
+  std::string failure_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace spindle::testing
+
+#endif  // SPINDLE_TESTS_STRESS_WORKLOAD_H_
