@@ -40,13 +40,21 @@ struct Geometry {
   uint32_t slice_bytes = 4096;
   uint64_t size_bytes = 0;  // virtual size
 
-  constexpr uint64_t cluster_bytes() const { return uint64_t{1} << cluster_bits; }
+  constexpr uint64_t cluster_bytes() const {
+    return uint64_t{1} << cluster_bits;
+  }
   constexpr uint64_t offset_in_cluster(uint64_t bytes) const {
     return bytes & (cluster_bytes() - 1);
   }
-  constexpr uint64_t cluster_start(uint64_t bytes) const { return bytes - offset_in_cluster(bytes); }
-  constexpr uint64_t cluster_index(uint64_t bytes) const { return bytes >> cluster_bits; }
-  constexpr uint64_t cluster_offset(uint64_t index) const { return index << cluster_bits; }
+  constexpr uint64_t cluster_start(uint64_t bytes) const {
+    return bytes - offset_in_cluster(bytes);
+  }
+  constexpr uint64_t cluster_index(uint64_t bytes) const {
+    return bytes >> cluster_bits;
+  }
+  constexpr uint64_t cluster_offset(uint64_t index) const {
+    return index << cluster_bits;
+  }
   // Clusters that hold `bytes` bytes.  REQUIRES: bytes is far from 2^64.
   constexpr uint64_t clusters_for(uint64_t bytes) const {
     return cluster_index(bytes + cluster_bytes() - 1);
@@ -68,10 +76,15 @@ struct Geometry {
 
   // "Refcounts": a refcount block fills one cluster.
   constexpr uint32_t refcount_bits() const { return 1u << refcount_order; }
-  constexpr uint32_t refblock_entry_bits() const { return cluster_bits + 3 - refcount_order; }
-  constexpr uint64_t refblock_entries() const { return uint64_t{1} << refblock_entry_bits(); }
+  constexpr uint32_t refblock_entry_bits() const {
+    return cluster_bits + 3 - refcount_order;
+  }
+  constexpr uint64_t refblock_entries() const {
+    return uint64_t{1} << refblock_entry_bits();
+  }
   constexpr uint64_t max_refcount() const {
-    return refcount_order == 6 ? ~uint64_t{0} : (uint64_t{1} << refcount_bits()) - 1;
+    return refcount_order == 6 ? ~uint64_t{0}
+                               : (uint64_t{1} << refcount_bits()) - 1;
   }
 };
 

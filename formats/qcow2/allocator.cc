@@ -1,8 +1,7 @@
 #include "formats/qcow2/allocator.h"
 
-#include <cerrno>
-
 #include <algorithm>
+#include <cerrno>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -21,25 +20,30 @@ constexpr size_t kMaxHeldSlices = 64;
 }  // namespace
 
 Allocator::Allocator(Parts parts, Options options)
-    : parts_(std::move(parts)), options_(options), geometry_(*parts_.geometry) {}
+    : parts_(std::move(parts)),
+      options_(options),
+      geometry_(*parts_.geometry) {}
 
 absl::Status Allocator::load(HostOffset table, uint64_t table_clusters) {
   const uint64_t bytes = geometry_.cluster_offset(table_clusters);
   std::vector<uint8_t> raw(bytes);
-  absl::Status status =
-      parts_.file->read(Purpose::kReftableLoad, raw.data(), raw.size(), table.bytes);
+  absl::Status status = parts_.file->read(Purpose::kReftableLoad, raw.data(),
+                                          raw.size(), table.bytes);
   if (!status.ok()) return status;
 
   const uint64_t file_length = parts_.file->length_bytes();
   std::vector<uint64_t> blocks(bytes / kRefcountTableEntryBytes);
   for (size_t i = 0; i < blocks.size(); ++i) {
-    blocks[i] = load_big64(&raw[i * kRefcountTableEntryBytes]) & kRefcountTableOffsetMask;
-    if (!is_aligned(blocks[i], geometry_.cluster_bytes()) || blocks[i] >= file_length) {
+    blocks[i] = load_big64(&raw[i * kRefcountTableEntryBytes]) &
+                kRefcountTableOffsetMask;
+    if (!is_aligned(blocks[i], geometry_.cluster_bytes()) ||
+        blocks[i] >= file_length) {
       if (blocks[i] == 0) continue;
       return absl::DataLossError(absl::StrCat(
-          "refcount table entry ", i, " names a refcount block at host offset ", blocks[i],
-          ", which is not a multiple of the cluster size ", geometry_.cluster_bytes(),
-          " or not below the file's length ", file_length));
+          "refcount table entry ", i, " names a refcount block at host offset ",
+          blocks[i], ", which is not a multiple of the cluster size ",
+          geometry_.cluster_bytes(), " or not below the file's length ",
+          file_length));
     }
   }
 
@@ -65,7 +69,8 @@ std::vector<HostOffset> Allocator::refcount_blocks() const {
 }
 
 uint64_t Allocator::allocated_end_bytes() const {
-  return geometry_.cluster_offset(allocated_end_.load(std::memory_order_acquire));
+  return geometry_.cluster_offset(
+      allocated_end_.load(std::memory_order_acquire));
 }
 
 bool Allocator::is_beyond_high_water(HostClusters clusters) const {
@@ -83,13 +88,15 @@ HostOffset Allocator::block_of_locked(uint64_t cluster) const {
 
 HostOffset Allocator::slice_of(HostOffset block, uint64_t cluster) const {
   const uint64_t index = cluster & (geometry_.refblock_entries() - 1);
-  return HostOffset{block.bytes + index / entries_per_slice() * geometry_.slice_bytes};
+  return HostOffset{block.bytes +
+                    index / entries_per_slice() * geometry_.slice_bytes};
 }
 
 bool Allocator::is_reserved_locked(uint64_t cluster) const {
-  return std::any_of(reserved_.begin(), reserved_.end(), [&](const HostClusters& run) {
-    return cluster >= run.first && cluster < run.end();
-  });
+  return std::any_of(reserved_.begin(), reserved_.end(),
+                     [&](const HostClusters& run) {
+                       return cluster >= run.first && cluster < run.end();
+                     });
 }
 
 absl::Status Allocator::load_slice(HostOffset slice, HeldSlices* held) {
@@ -127,7 +134,8 @@ absl::StatusOr<Allocator::Allocation> Allocator::allocate(uint64_t count) {
         may_reclaim = false;
         break;
       case Step::Need::kFailed:
-        if (absl::IsDataLoss(step.status)) return parts_.corruption->report(step.status.message());
+        if (absl::IsDataLoss(step.status))
+          return parts_.corruption->report(step.status.message());
         return step.status;
     }
     if (!status.ok()) return status;
@@ -139,17 +147,16 @@ Allocator::Step Allocator::try_allocate_locked(uint64_t count, bool may_reclaim,
   uint64_t first = 0;
   Step step = find_run_locked(next_free_, count, &first);
   if (step.need != Step::Need::kNothing) return step;
-  if (may_reclaim && wants_reclaim_locked(first, count)) return Step{Step::Need::kReclaim};
+  if (may_reclaim && wants_reclaim_locked(first, count)) return Step::reclaim();
 
   const HostClusters clusters{first, count};
   if (absl::Status legal = check_run_locked(clusters); !legal.ok()) {
     // A full file is not final before what is pending was tried.
-    if (may_reclaim && absl::IsResourceExhausted(legal) && parts_.pending->count() != 0) {
-      return Step{Step::Need::kReclaim};
+    if (may_reclaim && absl::IsResourceExhausted(legal) &&
+        parts_.pending->count() != 0) {
+      return Step::reclaim();
     }
-    Step failed{Step::Need::kFailed};
-    failed.status = std::move(legal);
-    return failed;
+    return Step::failed(std::move(legal));
   }
   step = change_refcounts_locked(clusters, +1);
   if (step.need != Step::Need::kNothing) {
@@ -158,7 +165,8 @@ Allocator::Step Allocator::try_allocate_locked(uint64_t count, bool may_reclaim,
     return step;
   }
   allocation->clusters = clusters;
-  allocation->reads_as_zeroes = first >= high_water_.load(std::memory_order_relaxed);
+  allocation->reads_as_zeroes =
+      first >= high_water_.load(std::memory_order_relaxed);
   next_free_ = clusters.end();
   note_use_locked(clusters);
   return step;
@@ -177,13 +185,15 @@ absl::Status Allocator::check_run_locked(HostClusters clusters) const {
   const ByteRange range{geometry_.cluster_offset(clusters.first),
                         geometry_.cluster_offset(clusters.count)};
   if (!options_.file_grows && range.end() > parts_.file->length_bytes()) {
-    return errno_status(ENOSPC, absl::StrCat("allocating ", range.length,
-                                             " bytes in a file that cannot grow beyond ",
-                                             parts_.file->length_bytes(), " bytes"));
+    return errno_status(
+        ENOSPC, absl::StrCat("allocating ", range.length,
+                             " bytes in a file that cannot grow beyond ",
+                             parts_.file->length_bytes(), " bytes"));
   }
   if (const auto metadata = parts_.extents->find_overlap(range)) {
     return absl::DataLossError(
-        absl::StrCat("host cluster ", clusters.first, " has refcount 0 but holds the image's ",
+        absl::StrCat("host cluster ", clusters.first,
+                     " has refcount 0 but holds the image's ",
                      metadata_kind_name(*metadata)));
   }
   return absl::OkStatus();
@@ -192,25 +202,26 @@ absl::Status Allocator::check_run_locked(HostClusters clusters) const {
 bool Allocator::wants_reclaim_locked(uint64_t first, uint64_t count) const {
   const uint64_t pending = parts_.pending->count();
   if (pending == 0) return false;
-  if (options_.reuse == ReusePolicy::kLowest) return parts_.pending->lowest() < first;
-  if (first + count <= high_water_.load(std::memory_order_relaxed)) return false;
+  if (options_.reuse == ReusePolicy::kLowest)
+    return parts_.pending->lowest() < first;
+  if (first + count <= high_water_.load(std::memory_order_relaxed))
+    return false;
   // The file would grow although something waits to be reused: fine for a
   // while, as it saves syncs, but not beyond what the guest's data need.
   return geometry_.cluster_offset(pending) > options_.lazy_slack_bytes ||
          first + count > geometry_.clusters_for(geometry_.size_bytes);
 }
 
-Allocator::Step Allocator::find_run_locked(uint64_t from, uint64_t count, uint64_t* first) {
+Allocator::Step Allocator::find_run_locked(uint64_t from, uint64_t count,
+                                           uint64_t* first) {
   uint64_t start = from;  // the run found so far is [start, at)
   uint64_t at = from;
   while (at - start < count) {
     if (geometry_.cluster_offset(start) > kMaxHostOffset ||
         start + count > (kMaxHostOffset >> geometry_.cluster_bits)) {
-      Step failed{Step::Need::kFailed};
-      failed.status = absl::ResourceExhaustedError(
+      return Step::failed(absl::ResourceExhaustedError(
           absl::StrCat("no free cluster below host offset ", kMaxHostOffset,
-                       ", the limit of the format"));
-      return failed;
+                       ", the limit of the format")));
     }
     if (!reserved_.empty() && is_reserved_locked(at)) {
       start = ++at;
@@ -230,24 +241,24 @@ Allocator::Step Allocator::find_run_locked(uint64_t from, uint64_t count, uint64
     if (free_until != scanned_to) start = at;
   }
   *first = start;
-  return Step{};
+  return Step::done();
 }
 
-Allocator::Step Allocator::scan_free_locked(uint64_t cluster, uint64_t limit, uint64_t* free_until,
+Allocator::Step Allocator::scan_free_locked(uint64_t cluster, uint64_t limit,
+                                            uint64_t* free_until,
                                             uint64_t* scanned_to) {
   const HostOffset block = block_of_locked(cluster);
   if (block.bytes == 0) {
-    const uint64_t block_end = align_down(cluster, geometry_.refblock_entries()) +
-                               geometry_.refblock_entries();
+    const uint64_t block_end =
+        align_down(cluster, geometry_.refblock_entries()) +
+        geometry_.refblock_entries();
     *free_until = *scanned_to = std::min(limit, block_end);
-    return Step{};
+    return Step::done();
   }
   const HostOffset slice_host = slice_of(block, cluster);
   const SliceRef slice = parts_.refblocks->try_get(slice_host);
   if (!slice) {
-    Step step{Step::Need::kSlice};
-    step.slice = slice_host;
-    return step;
+    return Step::slice_at(slice_host);
   }
   const uint64_t per_slice = entries_per_slice();
   const uint64_t slice_end = align_down(cluster, per_slice) + per_slice;
@@ -264,34 +275,32 @@ Allocator::Step Allocator::scan_free_locked(uint64_t cluster, uint64_t limit, ui
     while (at < slice_end && in_use(at)) ++at;
   }
   *scanned_to = at;
-  return Step{};
+  return Step::done();
 }
 
 // ---- Changing refcounts ----------------------------------------------------
 
-Allocator::Step Allocator::prepare_slices_locked(HostClusters clusters, HeldSlices* slices) {
+Allocator::Step Allocator::prepare_slices_locked(HostClusters clusters,
+                                                 HeldSlices* slices) {
   for (uint64_t cluster = clusters.first; cluster < clusters.end();) {
     const HostOffset block = block_of_locked(cluster);
     if (block.bytes == 0) {
-      Step step{Step::Need::kBlock};
-      step.block_index = cluster >> geometry_.refblock_entry_bits();
-      step.search_from = clusters.end();
-      return step;
+      return Step::block(cluster >> geometry_.refblock_entry_bits(),
+                         clusters.end());
     }
     const HostOffset slice_host = slice_of(block, cluster);
     SliceRef slice = parts_.refblocks->try_get(slice_host);
     if (!slice) {
-      Step step{Step::Need::kSlice};
-      step.slice = slice_host;
-      return step;
+      return Step::slice_at(slice_host);
     }
     slices->push_back(std::move(slice));
     cluster = align_down(cluster, entries_per_slice()) + entries_per_slice();
   }
-  return Step{};
+  return Step::done();
 }
 
-Allocator::Step Allocator::change_refcounts_locked(HostClusters clusters, int delta) {
+Allocator::Step Allocator::change_refcounts_locked(HostClusters clusters,
+                                                   int delta) {
   HeldSlices slices;
   Step step = prepare_slices_locked(clusters, &slices);
   if (step.need != Step::Need::kNothing) return step;
@@ -299,7 +308,8 @@ Allocator::Step Allocator::change_refcounts_locked(HostClusters clusters, int de
   const uint32_t order = geometry_.refcount_order;
   const uint64_t per_slice = entries_per_slice();
   size_t slice_index = 0;
-  for (uint64_t cluster = clusters.first; cluster < clusters.end(); ++slice_index) {
+  for (uint64_t cluster = clusters.first; cluster < clusters.end();
+       ++slice_index) {
     Slice* const slice = slices[slice_index].get();
     const uint64_t slice_end =
         std::min(clusters.end(), align_down(cluster, per_slice) + per_slice);
@@ -307,24 +317,25 @@ Allocator::Step Allocator::change_refcounts_locked(HostClusters clusters, int de
     for (; cluster < slice_end; ++cluster) {
       const uint64_t index = cluster % per_slice;
       const uint64_t value = load_refcount(slice->bytes(), order, index);
-      const uint64_t changed = value + static_cast<uint64_t>(static_cast<int64_t>(delta));
-      const bool legal = delta > 0 ? value <= geometry_.max_refcount() - static_cast<uint64_t>(delta)
+      const uint64_t changed =
+          value + static_cast<uint64_t>(static_cast<int64_t>(delta));
+      const bool legal = delta > 0 ? value <= geometry_.max_refcount() -
+                                                  static_cast<uint64_t>(delta)
                                    : value >= static_cast<uint64_t>(-delta);
       if (!legal) {
         // Allocation raises zeroes only, so this is a drop too many: nothing
         // before it was changed, as a drop changes one cluster at a time.
-        Step failed{Step::Need::kFailed};
-        failed.status = absl::DataLossError(
+        return Step::failed(absl::DataLossError(
             absl::StrCat("refcount of host cluster ", cluster, " is ", value,
-                         " and cannot change by ", delta));
-        return failed;
+                         " and cannot change by ", delta)));
       }
       const RefcountBytes bytes = refcount_bytes_of(order, index);
-      store_refcount(slice->change(bytes.begin, bytes.end), order, index, changed);
+      store_refcount(slice->change(bytes.begin, bytes.end), order, index,
+                     changed);
       if (changed == 0) next_free_ = std::min(next_free_, cluster);
     }
   }
-  return Step{};
+  return Step::done();
 }
 
 absl::Status Allocator::change_refcounts(HostClusters clusters, int delta) {
@@ -361,7 +372,8 @@ absl::StatusOr<uint64_t> Allocator::refcount(uint64_t cluster) {
     block = block_of_locked(cluster);
   }
   if (block.bytes == 0) return 0;
-  absl::StatusOr<SliceRef> slice = parts_.refblocks->get(slice_of(block, cluster));
+  absl::StatusOr<SliceRef> slice =
+      parts_.refblocks->get(slice_of(block, cluster));
   if (!slice.ok()) return slice.status();
   MetadataReaderLock lock(&(*slice)->mutex);
   return load_refcount((*slice)->bytes(), geometry_.refcount_order,
@@ -387,7 +399,8 @@ absl::StatusOr<bool> Allocator::recover_pending() {
 }
 
 absl::Status Allocator::reclaim() {
-  const std::vector<uint64_t> ready = parts_.pending->take_reclaimable(*parts_.in_flight);
+  const std::vector<uint64_t> ready =
+      parts_.pending->take_reclaimable(*parts_.in_flight);
   // (cluster, references given up), of those whose last reference goes: holes.
   std::vector<std::pair<uint64_t, int>> drops;
   std::vector<HostClusters> holes;
@@ -413,17 +426,19 @@ absl::Status Allocator::reclaim() {
     if (!options_.punch_holes) continue;
     // Advice: a file that keeps the bytes is none the worse.
     parts_.file
-        ->discard(Purpose::kClusterFree,
-                  {geometry_.cluster_offset(hole.first), geometry_.cluster_offset(hole.count)})
+        ->discard(Purpose::kClusterFree, {geometry_.cluster_offset(hole.first),
+                                          geometry_.cluster_offset(hole.count)})
         .IgnoreError();
   }
   for (size_t i = 0; i < drops.size(); ++i) {
-    absl::Status status = change_refcounts({drops[i].first, 1}, -drops[i].second);
+    absl::Status status =
+        change_refcounts({drops[i].first, 1}, -drops[i].second);
     if (status.ok()) continue;
     if (!absl::IsDataLoss(status)) {
       std::vector<uint64_t> rest;
       for (size_t j = i; j < drops.size(); ++j) {
-        rest.insert(rest.end(), static_cast<size_t>(drops[j].second), drops[j].first);
+        rest.insert(rest.end(), static_cast<size_t>(drops[j].second),
+                    drops[j].first);
       }
       parts_.pending->put_back_durable(rest);
     }
@@ -438,8 +453,9 @@ std::vector<Allocator::TableEntry> Allocator::take_dirty_table() {
   MetadataLock lock(&mutex_);
   std::vector<TableEntry> entries;
   for (uint64_t index : dirty_table_) {
-    entries.push_back({HostOffset{table_host_.bytes + index * kRefcountTableEntryBytes}, index,
-                       table_[index]});
+    entries.push_back(
+        {HostOffset{table_host_.bytes + index * kRefcountTableEntryBytes},
+         index, table_[index]});
   }
   dirty_table_.clear();
   return entries;

@@ -3,7 +3,8 @@
 // Refcounts live in cached slices of refcount blocks (TableCache); the refcount
 // table is in memory whole.  Nothing here reads or writes the file under the
 // allocator's mutex: an operation that needs a slice which is not resident
-// leaves the lock, loads it, and starts over while it keeps the slice in memory.
+// leaves the lock, loads it, and starts over while it keeps the slice in
+// memory.
 //
 // Placement is QEMU's: the lowest run of free clusters from a hint on, which a
 // free lowers; a new refcount block goes behind the run that needed it.
@@ -19,7 +20,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
-#include <optional>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -75,8 +76,8 @@ class Allocator {
 
   Allocator(Parts parts, Options options);
 
-  // What lies beyond the file's present end was never used; once, when the image
-  // is opened.
+  // What lies beyond the file's present end was never used; once, when the
+  // image is opened.
   void note_file_end();
   // Reads the refcount table; before anything is allocated or freed.  The
   // table's place and size were validated with the header.
@@ -92,7 +93,8 @@ class Allocator {
   // `count` adjacent clusters, each with a refcount of one.
   // Errors: kResourceExhausted if the format's limits are reached, kDataLoss if
   // the refcounts are damaged, those of the file.
-  absl::StatusOr<Allocation> allocate(uint64_t count) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<Allocation> allocate(uint64_t count)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Takes back clusters of allocate() that no table entry ever named.
   void free_unpublished(HostClusters clusters) ABSL_LOCKS_EXCLUDED(mutex_);
@@ -113,7 +115,8 @@ class Allocator {
     uint64_t value = 0;
   };
   std::vector<TableEntry> take_dirty_table() ABSL_LOCKS_EXCLUDED(mutex_);
-  void restore(const std::vector<TableEntry>& entries) ABSL_LOCKS_EXCLUDED(mutex_);
+  void restore(const std::vector<TableEntry>& entries)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
   // How long the file must be to hold every cluster that was handed out since
   // it was opened.
@@ -123,41 +126,62 @@ class Allocator {
   bool is_beyond_high_water(HostClusters clusters) const;
 
   // The refcount of a cluster, for tests and checks.
-  absl::StatusOr<uint64_t> refcount(uint64_t cluster) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<uint64_t> refcount(uint64_t cluster)
+      ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
   // What a locked step says: done, or what it needs done without the lock.
   struct Step {
-    enum class Need { kNothing, kSlice, kBlock, kReclaim, kFailed } need = Need::kNothing;
+    enum class Need { kNothing, kSlice, kBlock, kReclaim, kFailed };
+
+    static Step done() { return {Need::kNothing, {}, 0, 0, {}}; }
+    static Step slice_at(HostOffset host) {
+      return {Need::kSlice, host, 0, 0, {}};
+    }
+    static Step block(uint64_t index, uint64_t search_from) {
+      return {Need::kBlock, {}, index, search_from, {}};
+    }
+    static Step reclaim() { return {Need::kReclaim, {}, 0, 0, {}}; }
+    static Step failed(absl::Status status) {
+      return {Need::kFailed, {}, 0, 0, std::move(status)};
+    }
+
+    Need need = Need::kNothing;
     HostOffset slice;          // kSlice
     uint64_t block_index = 0;  // kBlock
-    uint64_t search_from = 0;  // kBlock: first cluster that may become the block
-    absl::Status status;       // kFailed
+    uint64_t search_from =
+        0;                // kBlock: first cluster that may become the block
+    absl::Status status;  // kFailed
   };
   // Slices kept resident while an operation starts over.
   using HeldSlices = absl::InlinedVector<SliceRef, 4>;
 
-  Step try_allocate_locked(uint64_t count, bool may_reclaim, Allocation* allocation)
+  Step try_allocate_locked(uint64_t count, bool may_reclaim,
+                           Allocation* allocation)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Step find_run_locked(uint64_t from, uint64_t count, uint64_t* first)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // First cluster at or after `cluster`, below `limit`, that is in use; scans
   // one slice at most and says how far it got in *scanned_to.
   Step scan_free_locked(uint64_t cluster, uint64_t limit, uint64_t* free_until,
-                        uint64_t* scanned_to) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+                        uint64_t* scanned_to)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Step prepare_slices_locked(HostClusters clusters, HeldSlices* slices)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Step change_refcounts_locked(HostClusters clusters, int delta)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  bool is_reserved_locked(uint64_t cluster) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  bool is_reserved_locked(uint64_t cluster) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Enters that `clusters` are in use.
-  void note_use_locked(HostClusters clusters) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void note_use_locked(HostClusters clusters)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status check_run_locked(HostClusters clusters) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool wants_reclaim_locked(uint64_t first, uint64_t count) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
-  HostOffset block_of_locked(uint64_t cluster) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  HostOffset block_of_locked(uint64_t cluster) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // The slice that holds the refcount of `cluster`, given its block.
   HostOffset slice_of(HostOffset block, uint64_t cluster) const;
   uint64_t entries_per_slice() const;
@@ -167,10 +191,13 @@ class Allocator {
       ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status add_block_alone(uint64_t block_index, uint64_t search_from)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::StatusOr<uint64_t> reserve_cluster(uint64_t search_from) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<uint64_t> reserve_cluster(uint64_t search_from)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status zero_clusters(HostClusters clusters, Purpose purpose);
-  absl::Status hook_up_block(uint64_t block_index, uint64_t cluster) ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status grow_table(uint64_t block_index, uint64_t cluster) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status hook_up_block(uint64_t block_index, uint64_t cluster)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status grow_table(uint64_t block_index, uint64_t cluster)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   struct GrowthPlan;
   absl::StatusOr<GrowthPlan> plan_growth(uint64_t block_index, uint64_t cluster)
       ABSL_LOCKS_EXCLUDED(mutex_);
@@ -180,7 +207,8 @@ class Allocator {
   void begin_structure_change() ABSL_LOCKS_EXCLUDED(mutex_);
   void end_structure_change() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  absl::Status change_refcounts(HostClusters clusters, int delta) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status change_refcounts(HostClusters clusters, int delta)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status load_slice(HostOffset slice, HeldSlices* held);
 
   const Parts parts_;

@@ -47,11 +47,13 @@ absl::Status Allocator::add_block(uint64_t block_index, uint64_t search_from) {
   return status;
 }
 
-absl::Status Allocator::add_block_alone(uint64_t block_index, uint64_t search_from) {
+absl::Status Allocator::add_block_alone(uint64_t block_index,
+                                        uint64_t search_from) {
   {
     MetadataLock lock(&mutex_);
     // Somebody else may have added it while this thread waited.
-    if (block_index < table_.size() && table_[block_index] != 0) return absl::OkStatus();
+    if (block_index < table_.size() && table_[block_index] != 0)
+      return absl::OkStatus();
   }
   absl::StatusOr<uint64_t> cluster = reserve_cluster(search_from);
   if (!cluster.ok()) return cluster.status();
@@ -100,23 +102,26 @@ absl::StatusOr<uint64_t> Allocator::reserve_cluster(uint64_t search_from) {
 
 absl::Status Allocator::zero_clusters(HostClusters clusters, Purpose purpose) {
   // Beyond everything that was ever handed out the file has no bytes yet.
-  if (clusters.first >= high_water_.load(std::memory_order_acquire)) return absl::OkStatus();
-  return parts_.file->write_zeroes(
-      purpose,
-      {geometry_.cluster_offset(clusters.first), geometry_.cluster_offset(clusters.count)}, {});
+  if (clusters.first >= high_water_.load(std::memory_order_acquire))
+    return absl::OkStatus();
+  return parts_.file->write_zeroes(purpose,
+                                   {geometry_.cluster_offset(clusters.first),
+                                    geometry_.cluster_offset(clusters.count)},
+                                   {});
 }
 
 absl::Status Allocator::hook_up_block(uint64_t block_index, uint64_t cluster) {
   const HostOffset block{geometry_.cluster_offset(cluster)};
   // The slice that will hold the block's own refcount, if it describes itself.
   HeldSlices held;
-  const bool describes_itself = cluster >> geometry_.refblock_entry_bits() == block_index;
+  const bool describes_itself =
+      cluster >> geometry_.refblock_entry_bits() == block_index;
   if (describes_itself) {
     absl::Status status = load_slice(slice_of(block, cluster), &held);
     if (!status.ok()) return status;
   }
-  absl::Status status = parts_.extents->add(MetadataKind::kRefcountBlock,
-                                            {block.bytes, geometry_.cluster_bytes()});
+  absl::Status status = parts_.extents->add(
+      MetadataKind::kRefcountBlock, {block.bytes, geometry_.cluster_bytes()});
   if (!status.ok()) return parts_.corruption->report(status.message());
   while (true) {
     Step step;
@@ -132,7 +137,8 @@ absl::Status Allocator::hook_up_block(uint64_t block_index, uint64_t cluster) {
       // Not half way: others see the block when it is counted.
       table_[block_index] = 0;
     }
-    status = step.need == Step::Need::kSlice ? load_slice(step.slice, &held) : step.status;
+    status = step.need == Step::Need::kSlice ? load_slice(step.slice, &held)
+                                             : step.status;
     if (!status.ok()) {
       parts_.extents->remove({block.bytes, geometry_.cluster_bytes()});
       return status;
@@ -142,10 +148,11 @@ absl::Status Allocator::hook_up_block(uint64_t block_index, uint64_t cluster) {
 
 // ---- Moving the table ------------------------------------------------------
 
-absl::StatusOr<Allocator::GrowthPlan> Allocator::plan_growth(uint64_t block_index,
-                                                             uint64_t cluster) {
+absl::StatusOr<Allocator::GrowthPlan> Allocator::plan_growth(
+    uint64_t block_index, uint64_t cluster) {
   const uint64_t per_block = geometry_.refblock_entries();
-  const uint64_t entries_per_cluster = geometry_.cluster_bytes() / kRefcountTableEntryBytes;
+  const uint64_t entries_per_cluster =
+      geometry_.cluster_bytes() / kRefcountTableEntryBytes;
 
   MetadataLock lock(&mutex_);
   // Behind everything that is in use or about to be, at the start of a block's
@@ -161,16 +168,19 @@ absl::StatusOr<Allocator::GrowthPlan> Allocator::plan_growth(uint64_t block_inde
   uint64_t table_clusters = 0;
   while (true) {
     // Half as much again, so that growth stays rare.
-    table_clusters = divide_round_up(blocks + divide_round_up(blocks, 2), entries_per_cluster);
-    const uint64_t needed =
-        divide_round_up(area_start + (blocks - plan.first_block_index) + table_clusters, per_block);
+    table_clusters = divide_round_up(blocks + divide_round_up(blocks, 2),
+                                     entries_per_cluster);
+    const uint64_t needed = divide_round_up(
+        area_start + (blocks - plan.first_block_index) + table_clusters,
+        per_block);
     if (needed <= blocks && blocks > plan.first_block_index) break;
     blocks = std::max(needed, blocks + 1);
   }
   if (geometry_.cluster_offset(table_clusters) > kMaxRefcountTableBytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat("the refcount table would need ", geometry_.cluster_offset(table_clusters),
-                     " bytes, more than the limit of ", kMaxRefcountTableBytes));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        "the refcount table would need ",
+        geometry_.cluster_offset(table_clusters),
+        " bytes, more than the limit of ", kMaxRefcountTableBytes));
   }
   plan.new_block_count = blocks - plan.first_block_index;
   plan.table = {area_start + plan.new_block_count, table_clusters};
@@ -178,7 +188,8 @@ absl::StatusOr<Allocator::GrowthPlan> Allocator::plan_growth(uint64_t block_inde
   plan.entries.assign(table_clusters * entries_per_cluster, 0);
   std::copy(table_.begin(), table_.end(), plan.entries.begin());
   for (uint64_t i = 0; i < plan.new_block_count; ++i) {
-    plan.entries[plan.first_block_index + i] = geometry_.cluster_offset(area_start + i);
+    plan.entries[plan.first_block_index + i] =
+        geometry_.cluster_offset(area_start + i);
   }
   reserved_.push_back(plan.area);
   return plan;
@@ -204,8 +215,9 @@ absl::Status Allocator::write_growth(const GrowthPlan& plan) {
   for (size_t i = 0; i < plan.entries.size(); ++i) {
     store_big64(&table[i * kRefcountTableEntryBytes], plan.entries[i]);
   }
-  absl::Status status = parts_.file->write(Purpose::kReftableGrow, table.data(), table.size(),
-                                           geometry_.cluster_offset(plan.table.first));
+  absl::Status status =
+      parts_.file->write(Purpose::kReftableGrow, table.data(), table.size(),
+                         geometry_.cluster_offset(plan.table.first));
   if (!status.ok()) return status;
   status = parts_.file->flush();
   if (!status.ok()) return status;
@@ -225,8 +237,9 @@ absl::Status Allocator::switch_table(HostClusters table) {
   // or use neither.
   if (!write_table_fields(old_table).ok()) {
     parts_.corruption
-        ->report(absl::StrCat("the header could not be written while the refcount table moved: ",
-                              status.message()))
+        ->report(absl::StrCat(
+            "the header could not be written while the refcount table moved: ",
+            status.message()))
         .IgnoreError();
   }
   return status;
@@ -238,8 +251,9 @@ absl::Status Allocator::write_table_fields(HostClusters table) {
   store_big64(fields.data(), geometry_.cluster_offset(table.first));
   store_big32(&fields[8], static_cast<uint32_t>(table.count));
   static_assert(kRefcountTableClustersOffset == kRefcountTableOffsetOffset + 8);
-  absl::Status status = parts_.file->write(Purpose::kHeaderUpdate, fields.data(), fields.size(),
-                                           kRefcountTableOffsetOffset);
+  absl::Status status =
+      parts_.file->write(Purpose::kHeaderUpdate, fields.data(), fields.size(),
+                         kRefcountTableOffsetOffset);
   if (!status.ok()) return status;
   return parts_.file->flush();
 }
@@ -264,10 +278,12 @@ absl::Status Allocator::grow_table(uint64_t block_index, uint64_t cluster) {
     note_use_locked(plan->area);
   }
   const auto bytes_of = [&](HostClusters run) {
-    return ByteRange{geometry_.cluster_offset(run.first), geometry_.cluster_offset(run.count)};
+    return ByteRange{geometry_.cluster_offset(run.first),
+                     geometry_.cluster_offset(run.count)};
   };
   parts_.extents->remove(bytes_of(old_table));
-  status = parts_.extents->add(MetadataKind::kRefcountTable, bytes_of(plan->table));
+  status =
+      parts_.extents->add(MetadataKind::kRefcountTable, bytes_of(plan->table));
   for (uint64_t i = 0; status.ok() && i < plan->new_block_count; ++i) {
     status = parts_.extents->add(MetadataKind::kRefcountBlock,
                                  bytes_of({plan->area.first + i, 1}));

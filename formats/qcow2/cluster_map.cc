@@ -14,27 +14,31 @@ absl::Status ClusterMap::check_entry(GuestOffset guest, L2Entry entry) const {
       return absl::OkStatus();
     case ClusterKind::kCompressed: {
       const CompressedExtent extent = entry.compressed(geometry_);
-      if (extent.host.bytes < parts_.file->length_bytes()) return absl::OkStatus();
+      if (extent.host.bytes < parts_.file->length_bytes())
+        return absl::OkStatus();
       return absl::DataLossError(absl::StrCat(
-          "the L2 entry of guest offset ", guest.bytes, " names compressed data at host offset ",
-          extent.host.bytes, ", beyond the file's ", parts_.file->length_bytes(), " bytes"));
+          "the L2 entry of guest offset ", guest.bytes,
+          " names compressed data at host offset ", extent.host.bytes,
+          ", beyond the file's ", parts_.file->length_bytes(), " bytes"));
     }
     case ClusterKind::kZeroPlain:
     case ClusterKind::kZeroAllocated:
       if (geometry_.version < 3) {
         return absl::DataLossError(
             absl::StrCat("the L2 entry of guest offset ", guest.bytes,
-                         " is marked as zero, which version ", geometry_.version, " has not"));
+                         " is marked as zero, which version ",
+                         geometry_.version, " has not"));
       }
       break;
     case ClusterKind::kNormal:
       break;
   }
-  if (is_aligned(entry.host().bytes, geometry_.cluster_bytes())) return absl::OkStatus();
-  return absl::DataLossError(absl::StrCat("the L2 entry of guest offset ", guest.bytes,
-                                          " names host offset ", entry.host().bytes,
-                                          ", which is not a multiple of the cluster size ",
-                                          geometry_.cluster_bytes()));
+  if (is_aligned(entry.host().bytes, geometry_.cluster_bytes()))
+    return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(
+      "the L2 entry of guest offset ", guest.bytes, " names host offset ",
+      entry.host().bytes, ", which is not a multiple of the cluster size ",
+      geometry_.cluster_bytes()));
 }
 
 absl::StatusOr<HostOffset> ClusterMap::slice_host(GuestOffset guest) const {
@@ -42,14 +46,16 @@ absl::StatusOr<HostOffset> ClusterMap::slice_host(GuestOffset guest) const {
   const HostOffset table = parts_.l1->l2_table(l1_index);
   if (table.bytes == 0) return table;
   if (!is_aligned(table.bytes, geometry_.cluster_bytes()) ||
-      parts_.allocator->is_beyond_high_water({geometry_.cluster_index(table.bytes), 1})) {
-    return absl::DataLossError(
-        absl::StrCat("L1 entry ", l1_index, " names an L2 table at host offset ", table.bytes,
-                     ", which is not a multiple of the cluster size ", geometry_.cluster_bytes(),
-                     " or lies beyond the end of the file"));
+      parts_.allocator->is_beyond_high_water(
+          {geometry_.cluster_index(table.bytes), 1})) {
+    return absl::DataLossError(absl::StrCat(
+        "L1 entry ", l1_index, " names an L2 table at host offset ",
+        table.bytes, ", which is not a multiple of the cluster size ",
+        geometry_.cluster_bytes(), " or lies beyond the end of the file"));
   }
   const uint64_t into_table = geometry_.l2_index(guest) * kL2EntryBytes;
-  return HostOffset{table.bytes + align_down(into_table, geometry_.slice_bytes)};
+  return HostOffset{table.bytes +
+                    align_down(into_table, geometry_.slice_bytes)};
 }
 
 void ClusterMap::describe_missing_table(GuestOffset guest, uint64_t max_bytes,
@@ -59,7 +65,8 @@ void ClusterMap::describe_missing_table(GuestOffset guest, uint64_t max_bytes,
   run->bytes = std::min(max_bytes, bytes_left_in_slice(guest));
 }
 
-absl::Status ClusterMap::lookup(GuestOffset guest, uint64_t max_bytes, MappedRun* run) {
+absl::Status ClusterMap::lookup(GuestOffset guest, uint64_t max_bytes,
+                                MappedRun* run) {
   *run = MappedRun();
   absl::StatusOr<HostOffset> host = slice_host(guest);
   if (!host.ok()) return parts_.corruption->report(host.status().message());
@@ -74,7 +81,8 @@ absl::Status ClusterMap::lookup(GuestOffset guest, uint64_t max_bytes, MappedRun
   return status;
 }
 
-bool ClusterMap::try_lookup(GuestOffset guest, uint64_t max_bytes, MappedRun* run) {
+bool ClusterMap::try_lookup(GuestOffset guest, uint64_t max_bytes,
+                            MappedRun* run) {
   *run = MappedRun();
   const absl::StatusOr<HostOffset> host = slice_host(guest);
   if (!host.ok()) return false;
@@ -86,8 +94,8 @@ bool ClusterMap::try_lookup(GuestOffset guest, uint64_t max_bytes, MappedRun* ru
   return slice && describe(guest, max_bytes, slice.get(), run).ok();
 }
 
-absl::Status ClusterMap::describe(GuestOffset guest, uint64_t max_bytes, Slice* slice,
-                                  MappedRun* run) {
+absl::Status ClusterMap::describe(GuestOffset guest, uint64_t max_bytes,
+                                  Slice* slice, MappedRun* run) {
   const uint64_t cluster_bytes = geometry_.cluster_bytes();
   const uint64_t into_cluster = geometry_.offset_in_cluster(guest.bytes);
   const uint64_t limit = std::min(max_bytes, bytes_left_in_slice(guest));
@@ -112,16 +120,18 @@ absl::Status ClusterMap::describe(GuestOffset guest, uint64_t max_bytes, Slice* 
   uint64_t count = 1;
   while (run->bytes < limit) {
     const L2Entry next(slice->load64(++index));
-    const bool follows = next.kind() == run->kind && next.copied() == first.copied() &&
-                         (!has_host || next.host().bytes == first.host().bytes + count * cluster_bytes);
+    const bool follows =
+        next.kind() == run->kind && next.copied() == first.copied() &&
+        (!has_host ||
+         next.host().bytes == first.host().bytes + count * cluster_bytes);
     if (!follows) break;
     run->bytes += cluster_bytes;
     ++count;
   }
   run->bytes = std::min(run->bytes, limit);
   if (run->kind == ClusterKind::kNormal) {
-    run->pin =
-        InFlight::Pin(parts_.in_flight, {geometry_.cluster_index(first.host().bytes), count});
+    run->pin = InFlight::Pin(
+        parts_.in_flight, {geometry_.cluster_index(first.host().bytes), count});
   }
   return absl::OkStatus();
 }
@@ -135,15 +145,16 @@ absl::StatusOr<SliceRef> ClusterMap::slice_if_present(GuestOffset guest) {
 
 absl::StatusOr<SliceRef> ClusterMap::slice_for_update(GuestOffset guest) {
   const uint64_t l1_index = geometry_.l1_index(guest);
-  if (parts_.l1->l2_table(l1_index).bytes == 0 && parts_.l1->begin_create(l1_index)) {
+  if (parts_.l1->l2_table(l1_index).bytes == 0 &&
+      parts_.l1->begin_create(l1_index)) {
     absl::Status status = create_table(l1_index);
     if (!status.ok()) return status;
   }
   absl::StatusOr<SliceRef> slice = slice_if_present(guest);
   if (slice.ok() && !*slice) {
     // Another thread tried to create the table, and failed.
-    return absl::UnavailableError(
-        absl::StrCat("the L2 table of guest offset ", guest.bytes, " could not be created"));
+    return absl::UnavailableError(absl::StrCat(
+        "the L2 table of guest offset ", guest.bytes, " could not be created"));
   }
   return slice;
 }
@@ -153,7 +164,8 @@ absl::Status ClusterMap::create_table(uint64_t l1_index) {
   absl::Status status = table.status();
   ByteRange range;
   if (status.ok()) {
-    range = {geometry_.cluster_offset(table->clusters.first), geometry_.cluster_bytes()};
+    range = {geometry_.cluster_offset(table->clusters.first),
+             geometry_.cluster_bytes()};
     // Published only when it reads as zeroes, so that no reader, and after a
     // crash no durable L1 entry, finds anything else there.
     if (!table->reads_as_zeroes) {

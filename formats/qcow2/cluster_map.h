@@ -50,7 +50,8 @@ class ClusterMap {
     MetadataExtents* extents;
   };
 
-  explicit ClusterMap(Parts parts) : parts_(parts), geometry_(*parts.geometry) {}
+  explicit ClusterMap(Parts parts)
+      : parts_(parts), geometry_(*parts.geometry) {}
 
   // Describes and pins the longest run from `guest` on, `max_bytes` at most,
   // that one slice of an L2 table shows.
@@ -73,7 +74,8 @@ class ClusterMap {
     return geometry_.l2_index(guest) % geometry_.l2_entries_per_slice();
   }
   uint64_t bytes_left_in_slice(GuestOffset guest) const {
-    return geometry_.guest_bytes_per_slice() - guest.bytes % geometry_.guest_bytes_per_slice();
+    return geometry_.guest_bytes_per_slice() -
+           guest.bytes % geometry_.guest_bytes_per_slice();
   }
 
   // OK if `entry` may stand in this image's tables.
@@ -81,8 +83,10 @@ class ClusterMap {
 
  private:
   absl::StatusOr<HostOffset> slice_host(GuestOffset guest) const;
-  void describe_missing_table(GuestOffset guest, uint64_t max_bytes, MappedRun* run) const;
-  absl::Status describe(GuestOffset guest, uint64_t max_bytes, Slice* slice, MappedRun* run);
+  void describe_missing_table(GuestOffset guest, uint64_t max_bytes,
+                              MappedRun* run) const;
+  absl::Status describe(GuestOffset guest, uint64_t max_bytes, Slice* slice,
+                        MappedRun* run);
   absl::Status create_table(uint64_t l1_index);
 
   const Parts parts_;

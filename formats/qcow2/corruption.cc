@@ -10,8 +10,8 @@
 
 namespace spindle::qcow2 {
 
-Corruption::Corruption(ByteChannel* file, bool header_has_bit, uint64_t incompatible_features,
-                       LogSink log)
+Corruption::Corruption(ByteChannel* file, bool header_has_bit,
+                       uint64_t incompatible_features, LogSink log)
     : file_(file),
       header_has_bit_(header_has_bit),
       incompatible_features_(incompatible_features),
@@ -29,16 +29,19 @@ absl::Status Corruption::report(absl::string_view reason) {
   corrupt_.store(true, std::memory_order_release);
   if (first && log_) {
     log_(LogSeverity::kError,
-         absl::StrCat("qcow2: ", reason, "; the image is corrupt, further writes are refused"));
+         absl::StrCat("qcow2: ", reason,
+                      "; the image is corrupt, further writes are refused"));
   }
   if (first && header_has_bit_ && !file_->child().read_only()) {
     std::array<uint8_t, 8> features;
     store_big64(features.data(), incompatible_features_ | kIncompatibleCorrupt);
-    const absl::Status written = file_->write(Purpose::kHeaderUpdate, features.data(),
-                                              features.size(), kIncompatibleFeaturesOffset);
+    const absl::Status written =
+        file_->write(Purpose::kHeaderUpdate, features.data(), features.size(),
+                     kIncompatibleFeaturesOffset);
     if (!written.ok() && log_) {
       log_(LogSeverity::kError,
-           absl::StrCat("qcow2: the corrupt bit could not be set: ", written.message()));
+           absl::StrCat("qcow2: the corrupt bit could not be set: ",
+                        written.message()));
     }
   }
   return absl::DataLossError(reason);
@@ -46,8 +49,8 @@ absl::Status Corruption::report(absl::string_view reason) {
 
 absl::Status Corruption::refusal() const {
   absl::MutexLock lock(&mutex_);
-  return absl::DataLossError(
-      absl::StrCat("the image was found to be corrupt and refuses writes: ", reason_));
+  return absl::DataLossError(absl::StrCat(
+      "the image was found to be corrupt and refuses writes: ", reason_));
 }
 
 }  // namespace spindle::qcow2

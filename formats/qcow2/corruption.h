@@ -21,7 +21,8 @@ namespace spindle::qcow2 {
 class Corruption {
  public:
   // `file` must outlive this.  `header_has_bit`: version 3.
-  Corruption(ByteChannel* file, bool header_has_bit, uint64_t incompatible_features, LogSink log);
+  Corruption(ByteChannel* file, bool header_has_bit,
+             uint64_t incompatible_features, LogSink log);
 
   // The image is damaged: `reason` names the structure, the value and where.
   // Sets the corrupt bit the first time (blocks on I/O; call it without locks)
@@ -30,7 +31,8 @@ class Corruption {
 
   // OK, or why writes are refused.
   absl::Status writes_allowed() const {
-    return corrupt_.load(std::memory_order_acquire) ? refusal() : absl::OkStatus();
+    return corrupt_.load(std::memory_order_acquire) ? refusal()
+                                                    : absl::OkStatus();
   }
   bool is_set() const { return corrupt_.load(std::memory_order_acquire); }
 

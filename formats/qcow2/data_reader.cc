@@ -14,15 +14,17 @@ absl::Status DataReader::read(GuestOffset guest, const IoVector& qiov) {
     absl::Status status = image_.map().lookup(at, length - done, &run);
     if (!status.ok()) return status;
     // The usual case, one run, needs no copy of the vector.
-    status = run.bytes == length ? read_run(run, at, qiov)
-                                 : read_run(run, at, qiov.slice(done, run.bytes));
+    status = run.bytes == length
+                 ? read_run(run, at, qiov)
+                 : read_run(run, at, qiov.slice(done, run.bytes));
     if (!status.ok()) return status;
     done += run.bytes;
   }
   return absl::OkStatus();
 }
 
-absl::Status DataReader::read_run(const MappedRun& run, GuestOffset guest, const IoVector& qiov) {
+absl::Status DataReader::read_run(const MappedRun& run, GuestOffset guest,
+                                  const IoVector& qiov) {
   switch (run.kind) {
     case ClusterKind::kUnallocated:
       return read_backing(Purpose::kReadBackingAio, guest, qiov);
@@ -35,16 +37,20 @@ absl::Status DataReader::read_run(const MappedRun& run, GuestOffset guest, const
     case ClusterKind::kCompressed: {
       absl::StatusOr<InflatedCopies::Copy> cluster = inflate(run.entry);
       if (!cluster.ok()) return cluster.status();
-      qiov.copy_from(0, (*cluster)->data() + image_.geometry().offset_in_cluster(guest.bytes),
-                     qiov.length_bytes());
+      qiov.copy_from(
+          0,
+          (*cluster)->data() + image_.geometry().offset_in_cluster(guest.bytes),
+          qiov.length_bytes());
       return absl::OkStatus();
     }
   }
   return absl::InternalError("unknown kind of cluster");
 }
 
-absl::Status DataReader::read_backing(Purpose purpose, GuestOffset guest, const IoVector& qiov) {
-  if (image_.has_backing_at(guest)) return image_.backing()->read(purpose, qiov, guest.bytes);
+absl::Status DataReader::read_backing(Purpose purpose, GuestOffset guest,
+                                      const IoVector& qiov) {
+  if (image_.has_backing_at(guest))
+    return image_.backing()->read(purpose, qiov, guest.bytes);
   qiov.fill(0);
   return absl::OkStatus();
 }
@@ -53,10 +59,12 @@ absl::StatusOr<InflatedCopies::Copy> DataReader::inflate(L2Entry entry) {
   if (InflatedCopies::Copy copy = image_.inflated().find(entry)) return copy;
   const CompressedExtent extent = entry.compressed(image_.geometry());
   std::vector<uint8_t> compressed(extent.bytes);
-  absl::Status status = image_.file().read(Purpose::kReadCompressed, compressed.data(),
-                                           compressed.size(), extent.host.bytes);
+  absl::Status status =
+      image_.file().read(Purpose::kReadCompressed, compressed.data(),
+                         compressed.size(), extent.host.bytes);
   if (!status.ok()) return status;
-  auto cluster = std::make_shared<std::vector<uint8_t>>(image_.geometry().cluster_bytes());
+  auto cluster =
+      std::make_shared<std::vector<uint8_t>>(image_.geometry().cluster_bytes());
   status = inflate_cluster(compressed, absl::MakeSpan(*cluster));
   if (!status.ok()) {
     return absl::DataLossError(
@@ -74,20 +82,23 @@ uint64_t DataReader::try_read(GuestOffset guest, const IoVector& qiov) {
     const GuestOffset at{guest.bytes + done};
     MappedRun run;
     if (!image_.map().try_lookup(at, length - done, &run)) return done;
-    const uint64_t bytes = run.bytes == length
-                               ? try_read_run(run, at, qiov)
-                               : try_read_run(run, at, qiov.slice(done, run.bytes));
+    const uint64_t bytes =
+        run.bytes == length
+            ? try_read_run(run, at, qiov)
+            : try_read_run(run, at, qiov.slice(done, run.bytes));
     done += bytes;
     if (bytes != run.bytes) return done;
   }
   return done;
 }
 
-uint64_t DataReader::try_read_run(const MappedRun& run, GuestOffset guest, const IoVector& qiov) {
+uint64_t DataReader::try_read_run(const MappedRun& run, GuestOffset guest,
+                                  const IoVector& qiov) {
   switch (run.kind) {
     case ClusterKind::kUnallocated:
       if (image_.has_backing_at(guest)) {
-        return image_.backing()->try_read(Purpose::kReadBackingAio, qiov, guest.bytes);
+        return image_.backing()->try_read(Purpose::kReadBackingAio, qiov,
+                                          guest.bytes);
       }
       [[fallthrough]];
     case ClusterKind::kZeroPlain:

@@ -28,15 +28,18 @@ class DataReader {
 
   // What `qiov` would read where the image itself has nothing: the backing
   // file, or zeroes.
-  absl::Status read_backing(Purpose purpose, GuestOffset guest, const IoVector& qiov);
+  absl::Status read_backing(Purpose purpose, GuestOffset guest,
+                            const IoVector& qiov);
 
   // The inflated content of a compressed cluster.  REQUIRES: its host clusters
   // are pinned, or its entry cannot change.
   absl::StatusOr<InflatedCopies::Copy> inflate(L2Entry entry);
 
  private:
-  absl::Status read_run(const MappedRun& run, GuestOffset guest, const IoVector& qiov);
-  uint64_t try_read_run(const MappedRun& run, GuestOffset guest, const IoVector& qiov);
+  absl::Status read_run(const MappedRun& run, GuestOffset guest,
+                        const IoVector& qiov);
+  uint64_t try_read_run(const MappedRun& run, GuestOffset guest,
+                        const IoVector& qiov);
 
   Image& image_;
 };

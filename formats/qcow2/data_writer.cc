@@ -19,13 +19,15 @@ absl::Status DataWriter::write(GuestOffset guest, const IoVector& qiov) {
     status = image_.map().lookup(at, length - done, &run);
     if (!status.ok()) return status;
     if (run.writable_in_place) {
-      status = run.bytes == length ? write_in_place(run, qiov)
-                                   : write_in_place(run, qiov.slice(done, run.bytes));
+      status = run.bytes == length
+                   ? write_in_place(run, qiov)
+                   : write_in_place(run, qiov.slice(done, run.bytes));
       if (!status.ok()) return status;
       done += run.bytes;
       continue;
     }
-    absl::StatusOr<uint64_t> written = write_first(at, qiov.slice(done, length - done));
+    absl::StatusOr<uint64_t> written =
+        write_first(at, qiov.slice(done, length - done));
     if (!written.ok()) return written.status();
     done += *written;
   }
@@ -38,19 +40,22 @@ absl::Status DataWriter::check_in_place(const MappedRun& run) {
   const Geometry& geometry = image_.geometry();
   const uint64_t first = geometry.cluster_index(run.host.bytes);
   const uint64_t last = geometry.cluster_index(run.host.bytes + run.bytes - 1);
-  if (const auto metadata = image_.extents().find_overlap({run.host.bytes, run.bytes})) {
-    return absl::DataLossError(absl::StrCat("a write of guest data to host offset ",
-                                            run.host.bytes, " would hit the image's ",
-                                            metadata_kind_name(*metadata)));
+  if (const auto metadata =
+          image_.extents().find_overlap({run.host.bytes, run.bytes})) {
+    return absl::DataLossError(
+        absl::StrCat("a write of guest data to host offset ", run.host.bytes,
+                     " would hit the image's ", metadata_kind_name(*metadata)));
   }
   if (image_.allocator().is_beyond_high_water({first, last - first + 1})) {
-    return absl::DataLossError(absl::StrCat("guest data is mapped to host offset ",
-                                            run.host.bytes, ", beyond the end of the file"));
+    return absl::DataLossError(
+        absl::StrCat("guest data is mapped to host offset ", run.host.bytes,
+                     ", beyond the end of the file"));
   }
   return absl::OkStatus();
 }
 
-absl::Status DataWriter::write_in_place(const MappedRun& run, const IoVector& qiov) {
+absl::Status DataWriter::write_in_place(const MappedRun& run,
+                                        const IoVector& qiov) {
   const absl::Status legal = check_in_place(run);
   if (!legal.ok()) return image_.corruption().report(legal.message());
   return image_.file().write(Purpose::kWriteAio, qiov, run.host.bytes);
@@ -66,7 +71,8 @@ uint64_t DataWriter::try_write(GuestOffset guest, const IoVector& qiov) {
     if (!image_.map().try_lookup(at, length - done, &run)) return done;
     if (!run.writable_in_place || !check_in_place(run).ok()) return done;
     const uint64_t bytes = image_.file().try_write(
-        Purpose::kWriteAio, run.bytes == length ? qiov : qiov.slice(done, run.bytes),
+        Purpose::kWriteAio,
+        run.bytes == length ? qiov : qiov.slice(done, run.bytes),
         run.host.bytes);
     done += bytes;
     if (bytes != run.bytes) return done;
@@ -76,16 +82,19 @@ uint64_t DataWriter::try_write(GuestOffset guest, const IoVector& qiov) {
 
 // ---- First writes ----------------------------------------------------------
 
-absl::StatusOr<uint64_t> DataWriter::write_first(GuestOffset guest, const IoVector& qiov) {
+absl::StatusOr<uint64_t> DataWriter::write_first(GuestOffset guest,
+                                                 const IoVector& qiov) {
   const Geometry& geometry = image_.geometry();
   const uint64_t length =
       std::min(qiov.length_bytes(), image_.map().bytes_left_in_slice(guest));
   const ByteRange data{guest.bytes, length};
   const uint64_t begin = geometry.cluster_start(data.offset);
-  const ByteRange clusters{begin, align_up(data.end(), geometry.cluster_bytes()) - begin};
+  const ByteRange clusters{
+      begin, align_up(data.end(), geometry.cluster_bytes()) - begin};
 
   FirstWrites::Ticket ticket;
-  switch (image_.first_writes().enter(clusters, data, &image_.in_flight(), &ticket)) {
+  switch (image_.first_writes().enter(clusters, data, &image_.in_flight(),
+                                      &ticket)) {
     case FirstWrites::Admission::kRetry:
       return 0;
     case FirstWrites::Admission::kJoined:
@@ -96,25 +105,28 @@ absl::StatusOr<uint64_t> DataWriter::write_first(GuestOffset guest, const IoVect
   return own(std::move(ticket), data, qiov);
 }
 
-absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket, const IoVector& qiov) {
+absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket,
+                                          const IoVector& qiov) {
   const GuestOffset first_guest{ticket.guest_clusters().offset};
   const HostClusters host = ticket.host_clusters();
   absl::StatusOr<SliceRef> slice = image_.map().slice_for_update(first_guest);
   absl::Status status = slice.status();
   if (status.ok()) {
-    status = image_.file().write(Purpose::kClusterAlloc, qiov, ticket.host().bytes);
+    status =
+        image_.file().write(Purpose::kClusterAlloc, qiov, ticket.host().bytes);
   }
   const FirstWrites::Outcome outcome =
       image_.first_writes().finish(std::move(ticket), status.ok(), [&] {
         publish(slice->get(), image_.map().index_in_slice(first_guest), host);
       });
-  if (outcome == FirstWrites::Outcome::kUnpublished) image_.allocator().free_unpublished(host);
+  if (outcome == FirstWrites::Outcome::kUnpublished)
+    image_.allocator().free_unpublished(host);
   if (!status.ok()) return status;
   return qiov.length_bytes();
 }
 
-absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket, ByteRange data,
-                                         const IoVector& qiov) {
+absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket,
+                                         ByteRange data, const IoVector& qiov) {
   Plan plan;
   absl::Status status = inspect(data, &plan);
   const bool has_work = status.ok() && !plan.old_entries.empty();
@@ -129,14 +141,15 @@ absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket, ByteRange d
     }
     status = transfer(plan, qiov.slice(0, plan.data.length));
   }
-  const FirstWrites::Outcome outcome =
-      image_.first_writes().finish(std::move(ticket), has_host && status.ok(), [&] {
-        publish(plan.slice.get(), plan.first_index, plan.host);
-      });
-  if (outcome == FirstWrites::Outcome::kUnpublished && has_host && !plan.reuses_host) {
+  const FirstWrites::Outcome outcome = image_.first_writes().finish(
+      std::move(ticket), has_host && status.ok(),
+      [&] { publish(plan.slice.get(), plan.first_index, plan.host); });
+  if (outcome == FirstWrites::Outcome::kUnpublished && has_host &&
+      !plan.reuses_host) {
     image_.allocator().free_unpublished(plan.host);
   }
-  // Published, by this write or by one that joined it: the old entries are gone.
+  // Published, by this write or by one that joined it: the old entries are
+  // gone.
   if (outcome == FirstWrites::Outcome::kPublished) drop_old_references(plan);
   if (!status.ok()) return status;
   return has_work ? plan.data.length : 0;
@@ -159,10 +172,12 @@ absl::Status DataWriter::inspect(ByteRange data, Plan* plan) {
     MetadataReaderLock lock(&plan->slice->mutex);
     for (uint64_t i = 0; i < cluster_count; ++i) {
       const L2Entry entry(plan->slice->load64(plan->first_index + i));
-      damaged = image_.map().check_entry({begin + geometry.cluster_offset(i)}, entry);
+      damaged =
+          image_.map().check_entry({begin + geometry.cluster_offset(i)}, entry);
       if (!damaged.ok() || entry.writable_in_place()) break;
       // A zero cluster that kept its host cluster gets its data there.
-      const bool reuses = entry.kind() == ClusterKind::kZeroAllocated && entry.copied();
+      const bool reuses =
+          entry.kind() == ClusterKind::kZeroAllocated && entry.copied();
       if (i == 0) plan->reuses_host = reuses;
       if (reuses != plan->reuses_host) break;
       if (reuses && i > 0) {
@@ -177,7 +192,8 @@ absl::Status DataWriter::inspect(ByteRange data, Plan* plan) {
     return image_.corruption().report(damaged.message());
   }
   plan->clusters = {begin, geometry.cluster_offset(plan->old_entries.size())};
-  plan->data = {data.offset, std::min(data.end(), plan->clusters.end()) - data.offset};
+  plan->data = {data.offset,
+                std::min(data.end(), plan->clusters.end()) - data.offset};
   return absl::OkStatus();
 }
 
@@ -208,8 +224,8 @@ absl::Status DataWriter::transfer(const Plan& plan, const IoVector& qiov) {
   absl::Status status = read_padding(plan, &padding);
   if (!status.ok()) return status;
   const uint64_t into_run = plan.data.offset - plan.clusters.offset;
-  const uint64_t host =
-      image_.geometry().cluster_offset(plan.host.first) + into_run - padding.head_bytes;
+  const uint64_t host = image_.geometry().cluster_offset(plan.host.first) +
+                        into_run - padding.head_bytes;
   IoVector all;
   const IoVector* whole = &qiov;
   if (padding.head_bytes != 0 || padding.tail_bytes != 0) {
@@ -245,19 +261,23 @@ bool DataWriter::base_is_zero(L2Entry old_entry, uint64_t guest) const {
 bool DataWriter::needs_no_padding(const Plan& plan) const {
   if (!plan.reads_as_zeroes) return false;
   for (size_t i = 0; i < plan.old_entries.size(); ++i) {
-    const uint64_t guest = plan.clusters.offset + image_.geometry().cluster_offset(i);
+    const uint64_t guest =
+        plan.clusters.offset + image_.geometry().cluster_offset(i);
     if (!base_is_zero(plan.old_entries[i], guest)) return false;
   }
   return true;
 }
 
 absl::Status DataWriter::read_padding(const Plan& plan, Padding* padding) {
-  const auto read_side = [&](L2Entry old_entry, ByteRange guest, std::unique_ptr<uint8_t[]>* bytes,
+  const auto read_side = [&](L2Entry old_entry, ByteRange guest,
+                             std::unique_ptr<uint8_t[]>* bytes,
                              uint64_t* count) -> absl::Status {
     if (guest.empty()) return absl::OkStatus();
     // What is zero already is not written again.
-    if (plan.reads_as_zeroes && base_is_zero(old_entry, guest.offset)) return absl::OkStatus();
-    absl::StatusOr<std::unique_ptr<uint8_t[]>> base = read_base(old_entry, guest);
+    if (plan.reads_as_zeroes && base_is_zero(old_entry, guest.offset))
+      return absl::OkStatus();
+    absl::StatusOr<std::unique_ptr<uint8_t[]>> base =
+        read_base(old_entry, guest);
     if (!base.ok()) return base.status();
     if (plan.reads_as_zeroes && IoVector(base->get(), guest.length).is_zero()) {
       return absl::OkStatus();
@@ -266,20 +286,22 @@ absl::Status DataWriter::read_padding(const Plan& plan, Padding* padding) {
     *count = guest.length;
     return absl::OkStatus();
   };
-  absl::Status status = read_side(plan.old_entries.front(),
-                                  {plan.clusters.offset, plan.data.offset - plan.clusters.offset},
-                                  &padding->head, &padding->head_bytes);
+  absl::Status status =
+      read_side(plan.old_entries.front(),
+                {plan.clusters.offset, plan.data.offset - plan.clusters.offset},
+                &padding->head, &padding->head_bytes);
   if (!status.ok()) return status;
   return read_side(plan.old_entries.back(),
-                   {plan.data.end(), plan.clusters.end() - plan.data.end()}, &padding->tail,
-                   &padding->tail_bytes);
+                   {plan.data.end(), plan.clusters.end() - plan.data.end()},
+                   &padding->tail, &padding->tail_bytes);
 }
 
-absl::StatusOr<std::unique_ptr<uint8_t[]>> DataWriter::read_base(L2Entry old_entry,
-                                                                 ByteRange guest) {
+absl::StatusOr<std::unique_ptr<uint8_t[]>> DataWriter::read_base(
+    L2Entry old_entry, ByteRange guest) {
   std::unique_ptr<uint8_t[]> bytes(new uint8_t[guest.length]);
   const IoVector qiov(bytes.get(), guest.length);
-  const uint64_t into_cluster = image_.geometry().offset_in_cluster(guest.offset);
+  const uint64_t into_cluster =
+      image_.geometry().offset_in_cluster(guest.offset);
   absl::Status status;
   switch (old_entry.kind()) {
     case ClusterKind::kUnallocated:
@@ -290,12 +312,14 @@ absl::StatusOr<std::unique_ptr<uint8_t[]>> DataWriter::read_base(L2Entry old_ent
       std::memset(bytes.get(), 0, guest.length);
       break;
     case ClusterKind::kNormal:
-      status = image_.file().read(Purpose::kCowRead, qiov, old_entry.host().bytes + into_cluster);
+      status = image_.file().read(Purpose::kCowRead, qiov,
+                                  old_entry.host().bytes + into_cluster);
       break;
     case ClusterKind::kCompressed: {
       absl::StatusOr<InflatedCopies::Copy> cluster = reader_.inflate(old_entry);
       status = cluster.status();
-      if (status.ok()) qiov.copy_from(0, (*cluster)->data() + into_cluster, guest.length);
+      if (status.ok())
+        qiov.copy_from(0, (*cluster)->data() + into_cluster, guest.length);
       break;
     }
   }

@@ -26,7 +26,8 @@ namespace spindle::qcow2 {
 class DataWriter {
  public:
   // Both must outlive this.
-  DataWriter(Image* image, DataReader* reader) : image_(*image), reader_(*reader) {}
+  DataWriter(Image* image, DataReader* reader)
+      : image_(*image), reader_(*reader) {}
 
   // Writes `qiov` to `guest` on.  REQUIRES: the range lies within the image's
   // size; the image is prepared for writing.
@@ -47,7 +48,8 @@ class DataWriter {
     ByteRange clusters;
     ByteRange data;
     HostClusters host;
-    // The host clusters are the old entries' own (zero clusters that kept them).
+    // The host clusters are the old entries' own (zero clusters that kept
+    // them).
     bool reuses_host = false;
     // The host clusters read as zeroes already.
     bool reads_as_zeroes = false;
@@ -67,15 +69,18 @@ class DataWriter {
   // Writes some bytes from the front; returns how many, 0 if the mapping is to
   // be looked up again.
   absl::StatusOr<uint64_t> write_first(GuestOffset guest, const IoVector& qiov);
-  absl::StatusOr<uint64_t> join(FirstWrites::Ticket ticket, const IoVector& qiov);
-  absl::StatusOr<uint64_t> own(FirstWrites::Ticket ticket, ByteRange data, const IoVector& qiov);
+  absl::StatusOr<uint64_t> join(FirstWrites::Ticket ticket,
+                                const IoVector& qiov);
+  absl::StatusOr<uint64_t> own(FirstWrites::Ticket ticket, ByteRange data,
+                               const IoVector& qiov);
 
   absl::Status inspect(ByteRange data, Plan* plan);
   absl::Status choose_host(Plan* plan);
   absl::Status transfer(const Plan& plan, const IoVector& qiov);
   absl::Status read_padding(const Plan& plan, Padding* padding);
   // What the guest reads in `guest`, within one cluster.
-  absl::StatusOr<std::unique_ptr<uint8_t[]>> read_base(L2Entry old_entry, ByteRange guest);
+  absl::StatusOr<std::unique_ptr<uint8_t[]>> read_base(L2Entry old_entry,
+                                                       ByteRange guest);
   // What the guest reads there now is zeroes without looking.
   bool base_is_zero(L2Entry old_entry, uint64_t guest) const;
   bool needs_no_padding(const Plan& plan) const;

@@ -4,7 +4,8 @@
 
 namespace spindle::qcow2 {
 
-FirstWrites::Change* FirstWrites::find_overlap_locked(ByteRange clusters) const {
+FirstWrites::Change* FirstWrites::find_overlap_locked(
+    ByteRange clusters) const {
   for (const std::shared_ptr<Change>& change : changes_) {
     if (change->clusters.overlaps(clusters)) return change.get();
   }
@@ -12,12 +13,13 @@ FirstWrites::Change* FirstWrites::find_overlap_locked(ByteRange clusters) const 
 }
 
 void FirstWrites::remove_locked(const Change* change) {
-  std::erase_if(changes_, [&](const auto& other) { return other.get() == change; });
+  std::erase_if(changes_,
+                [&](const auto& other) { return other.get() == change; });
   changed_.SignalAll();
 }
 
-FirstWrites::Admission FirstWrites::enter(ByteRange clusters, ByteRange data, InFlight* in_flight,
-                                          Ticket* ticket) {
+FirstWrites::Admission FirstWrites::enter(ByteRange clusters, ByteRange data,
+                                          InFlight* in_flight, Ticket* ticket) {
   MetadataLock lock(&mutex_);
   Change* const other = find_overlap_locked(clusters);
   if (other == nullptr) {
@@ -36,10 +38,12 @@ FirstWrites::Admission FirstWrites::enter(ByteRange clusters, ByteRange data, In
   ticket->guest_clusters_ = other->clusters;
   ticket->host_clusters_ = other->host;
   const uint64_t into = data.offset - other->clusters.offset;
-  ticket->host_ = HostOffset{geometry_.cluster_offset(other->host.first) + into};
+  ticket->host_ =
+      HostOffset{geometry_.cluster_offset(other->host.first) + into};
   // Once it is published a discard may free the clusters under the data.
   const uint64_t first = geometry_.cluster_index(ticket->host_.bytes);
-  const uint64_t last = geometry_.cluster_index(ticket->host_.bytes + data.length - 1);
+  const uint64_t last =
+      geometry_.cluster_index(ticket->host_.bytes + data.length - 1);
   ticket->pin_ = InFlight::Pin(in_flight, {first, last - first + 1});
   return Admission::kJoined;
 }

@@ -58,14 +58,16 @@ class FirstWrites {
   enum class Admission {
     kOwner,   // the change is the caller's to make
     kJoined,  // write the data to ticket->host(), then finish()
-    kRetry,   // an overlapping change has ended meanwhile: look the mapping up again
+    kRetry,   // an overlapping change has ended meanwhile: look the mapping up
+              // again
   };
 
   explicit FirstWrites(const Geometry* geometry) : geometry_(*geometry) {}
 
   // For a write of `data`, within the cluster-aligned `clusters`, to guest
   // clusters that are not allocated.  May wait.
-  Admission enter(ByteRange clusters, ByteRange data, InFlight* in_flight, Ticket* ticket);
+  Admission enter(ByteRange clusters, ByteRange data, InFlight* in_flight,
+                  Ticket* ticket);
   // For any other change: waits until nothing overlaps.
   Ticket enter_alone(ByteRange clusters);
 
@@ -85,7 +87,8 @@ class FirstWrites {
   // Ends the caller's share.  If `succeeded` and nobody has published yet,
   // `publish` is called, which enters the mapping (under the lock of this
   // class; it may lock a slice and nothing else).
-  Outcome finish(Ticket ticket, bool succeeded, absl::FunctionRef<void()> publish);
+  Outcome finish(Ticket ticket, bool succeeded,
+                 absl::FunctionRef<void()> publish);
 
  private:
   struct Change {
@@ -96,8 +99,10 @@ class FirstWrites {
     HostClusters host;
   };
 
-  Change* find_overlap_locked(ByteRange clusters) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  void remove_locked(const Change* change) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Change* find_overlap_locked(ByteRange clusters) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void remove_locked(const Change* change)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
   const Geometry& geometry_;
   MetadataMutex mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::mapping_changes)

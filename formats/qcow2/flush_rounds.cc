@@ -17,9 +17,10 @@ constexpr int kMaxSettleRounds = 4;
 }  // namespace
 
 bool FlushRounds::Snapshot::maps_new_clusters() const {
-  return !l1.empty() || std::any_of(l2.begin(), l2.end(), [](const DirtyPiece& piece) {
-    return piece.has_new_mapping;
-  });
+  return !l1.empty() ||
+         std::any_of(l2.begin(), l2.end(), [](const DirtyPiece& piece) {
+           return piece.has_new_mapping;
+         });
 }
 
 absl::Status FlushRounds::flush() {
@@ -43,10 +44,12 @@ absl::Status FlushRounds::flush() {
 }
 
 absl::Status FlushRounds::write_back_if_crowded() {
-  if (!parts_.l2_tables->wants_write_back() && !parts_.refblocks->wants_write_back()) {
+  if (!parts_.l2_tables->wants_write_back() &&
+      !parts_.refblocks->wants_write_back()) {
     return absl::OkStatus();
   }
-  if (writing_back_.exchange(true, std::memory_order_acq_rel)) return absl::OkStatus();
+  if (writing_back_.exchange(true, std::memory_order_acq_rel))
+    return absl::OkStatus();
   absl::Status status = flush();
   writing_back_.store(false, std::memory_order_release);
   return status;
@@ -54,7 +57,8 @@ absl::Status FlushRounds::write_back_if_crowded() {
 
 absl::Status FlushRounds::settle() {
   absl::Status status = flush();
-  for (int i = 0; i < kMaxSettleRounds && status.ok() && is_unsettled(); ++i) status = flush();
+  for (int i = 0; i < kMaxSettleRounds && status.ok() && is_unsettled(); ++i)
+    status = flush();
   return status;
 }
 
@@ -104,17 +108,20 @@ absl::Status FlushRounds::write_out(const Snapshot& snapshot) {
   // Tables that were never written lie beyond the end of the file until now.
   const uint64_t end = parts_.allocator->allocated_end_bytes();
   if (parts_.file->length_bytes() < end) {
-    absl::Status status = parts_.file->set_length(end, SetLengthMode::kGrowOnly);
+    absl::Status status =
+        parts_.file->set_length(end, SetLengthMode::kGrowOnly);
     if (!status.ok()) return status;
   }
   absl::Status status = write_refcounts(snapshot);
-  if (status.ok() && snapshot.maps_new_clusters()) status = parts_.file->flush();
+  if (status.ok() && snapshot.maps_new_clusters())
+    status = parts_.file->flush();
   if (status.ok()) status = write_mappings(snapshot);
   return status.ok() ? parts_.file->flush() : status;
 }
 
 absl::Status FlushRounds::write_refcounts(const Snapshot& snapshot) {
-  absl::Status status = write_pieces(Purpose::kRefblockUpdate, snapshot.refblocks);
+  absl::Status status =
+      write_pieces(Purpose::kRefblockUpdate, snapshot.refblocks);
   if (!status.ok() || snapshot.table.empty()) return status;
   // A block is durable, zeroed and counted, before the table names it.
   status = parts_.file->flush();
@@ -122,8 +129,8 @@ absl::Status FlushRounds::write_refcounts(const Snapshot& snapshot) {
     if (!status.ok()) return status;
     std::array<uint8_t, 8> bytes;
     store_big64(bytes.data(), entry.value);
-    status = parts_.file->write(Purpose::kRefblockAllocHookup, bytes.data(), bytes.size(),
-                                entry.where.bytes);
+    status = parts_.file->write(Purpose::kRefblockAllocHookup, bytes.data(),
+                                bytes.size(), entry.where.bytes);
   }
   return status;
 }
@@ -132,13 +139,15 @@ absl::Status FlushRounds::write_mappings(const Snapshot& snapshot) {
   absl::Status status = write_pieces(Purpose::kL2Update, snapshot.l2);
   for (const L1Table::Piece& piece : snapshot.l1) {
     if (!status.ok()) return status;
-    status = parts_.file->write(Purpose::kL1Update, piece.bytes.data(), piece.bytes.size(),
-                                parts_.l1->host_of(piece).bytes);
+    status =
+        parts_.file->write(Purpose::kL1Update, piece.bytes.data(),
+                           piece.bytes.size(), parts_.l1->host_of(piece).bytes);
   }
   return status;
 }
 
-absl::Status FlushRounds::write_pieces(Purpose purpose, const std::vector<DirtyPiece>& pieces) {
+absl::Status FlushRounds::write_pieces(Purpose purpose,
+                                       const std::vector<DirtyPiece>& pieces) {
   std::vector<iovec> segments;
   for (size_t i = 0; i < pieces.size();) {
     // As many as follow each other in the file.
@@ -152,7 +161,8 @@ absl::Status FlushRounds::write_pieces(Purpose purpose, const std::vector<DirtyP
       end += bytes.size();
       ++i;
     }
-    absl::Status status = parts_.file->write(purpose, IoVector(segments), begin);
+    absl::Status status =
+        parts_.file->write(purpose, IoVector(segments), begin);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

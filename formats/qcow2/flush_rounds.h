@@ -75,7 +75,9 @@ class FlushRounds {
     std::vector<L1Table::Piece> l1;
     std::vector<Allocator::TableEntry> table;
     std::vector<DirtyPiece> refblocks;
-    bool is_clean() const { return l2.empty() && l1.empty() && table.empty() && refblocks.empty(); }
+    bool is_clean() const {
+      return l2.empty() && l1.empty() && table.empty() && refblocks.empty();
+    }
     bool maps_new_clusters() const;
   };
 
@@ -86,7 +88,8 @@ class FlushRounds {
   void put_back(Snapshot* snapshot);
   absl::Status write_refcounts(const Snapshot& snapshot);
   absl::Status write_mappings(const Snapshot& snapshot);
-  absl::Status write_pieces(Purpose purpose, const std::vector<DirtyPiece>& pieces);
+  absl::Status write_pieces(Purpose purpose,
+                            const std::vector<DirtyPiece>& pieces);
 
   const Parts parts_;
   std::atomic<bool> writing_back_{false};
@@ -94,7 +97,8 @@ class FlushRounds {
   MetadataMutex mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::flush)
       ABSL_ACQUIRED_BEFORE(lock_ranks::allocator){LockRank::kFlush};
   // The round that those who come now will be served by; not started.
-  std::shared_ptr<Round> next_ ABSL_GUARDED_BY(mutex_) = std::make_shared<Round>();
+  std::shared_ptr<Round> next_ ABSL_GUARDED_BY(mutex_) =
+      std::make_shared<Round>();
   bool running_ ABSL_GUARDED_BY(mutex_) = false;
   absl::CondVar round_ended_;
 };

@@ -26,37 +26,42 @@ Geometry geometry_of(const Header& header, uint32_t slice_bytes) {
 
 }  // namespace
 
-Image::Image(std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
-             const Header& header, const RuntimeOptions& options, LogSink log)
+Image::Image(std::shared_ptr<BlockDriver> file,
+             std::shared_ptr<BlockDriver> backing, const Header& header,
+             const RuntimeOptions& options, LogSink log)
     : header_(header),
       options_(options),
       geometry_(geometry_of(header, options.slice_bytes)),
       file_(std::move(file)),
-      backing_(backing == nullptr ? nullptr : std::make_unique<ByteChannel>(std::move(backing))),
-      corruption_(&file_, header.version >= kVersion3, header.incompatible_features,
-                  std::move(log)),
+      backing_(backing == nullptr
+                   ? nullptr
+                   : std::make_unique<ByteChannel>(std::move(backing))),
+      corruption_(&file_, header.version >= kVersion3,
+                  header.incompatible_features, std::move(log)),
       first_writes_(&geometry_),
       inflated_(kInflatedCopies),
-      l2_tables_(&file_, Purpose::kL2Load, options.slice_bytes, options.l2_cache_bytes),
+      l2_tables_(&file_, Purpose::kL2Load, options.slice_bytes,
+                 options.l2_cache_bytes),
       refblocks_(&file_, Purpose::kRefblockLoad, options.slice_bytes,
                  options.refcount_cache_bytes),
       l1_(HostOffset{header.l1_table_offset}, header.l1_entry_count),
-      allocator_({&geometry_, &file_, &refblocks_, &in_flight_, &pending_, &extents_,
-                  &corruption_, [this] { return rounds_.flush(); },
-                  [this](HostClusters clusters) { inflated_.discard(clusters, geometry_); }},
+      allocator_({&geometry_, &file_, &refblocks_, &in_flight_, &pending_,
+                  &extents_, &corruption_, [this] { return rounds_.flush(); },
+                  [this](HostClusters clusters) {
+                    inflated_.discard(clusters, geometry_);
+                  }},
                  {options.reuse, options.punch_holes,
                   file_.child().capabilities().has(Capability::kGrows)}),
       rounds_({&file_, &l2_tables_, &refblocks_, &l1_, &allocator_, &pending_}),
-      map_({&geometry_, &l1_, &l2_tables_, &allocator_, &in_flight_, &corruption_, &file_,
-            &extents_}) {}
+      map_({&geometry_, &l1_, &l2_tables_, &allocator_, &in_flight_,
+            &corruption_, &file_, &extents_}) {}
 
-absl::StatusOr<std::unique_ptr<Image>> Image::open(std::shared_ptr<BlockDriver> file,
-                                                   std::shared_ptr<BlockDriver> backing,
-                                                   const Header& header,
-                                                   const RuntimeOptions& options, LogSink log) {
+absl::StatusOr<std::unique_ptr<Image>> Image::open(
+    std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
+    const Header& header, const RuntimeOptions& options, LogSink log) {
   // Not through make_unique: the constructor is private.
-  std::unique_ptr<Image> image(
-      new Image(std::move(file), std::move(backing), header, options, std::move(log)));
+  std::unique_ptr<Image> image(new Image(std::move(file), std::move(backing),
+                                         header, options, std::move(log)));
   image->allocator_.note_file_end();
   absl::Status status = image->l1_.load(&image->file_);
   if (!status.ok()) return status;
@@ -69,8 +74,9 @@ bool Image::has_backing_at(GuestOffset guest) const {
 
 absl::Status Image::prepare_for_writing() {
   if (prepared_for_writing_) return absl::OkStatus();
-  absl::Status status = allocator_.load(HostOffset{header_.refcount_table_offset},
-                                        header_.refcount_table_clusters);
+  absl::Status status =
+      allocator_.load(HostOffset{header_.refcount_table_offset},
+                      header_.refcount_table_clusters);
   if (!status.ok()) return status;
   status = enter_extents();
   if (!status.ok()) return status;
@@ -92,7 +98,8 @@ absl::Status Image::enter_extents() {
   };
   absl::Status status = add(MetadataKind::kHeader, 0, cluster_bytes);
   if (status.ok()) {
-    status = add(MetadataKind::kL1Table, header_.l1_table_offset, header_.l1_table_bytes());
+    status = add(MetadataKind::kL1Table, header_.l1_table_offset,
+                 header_.l1_table_bytes());
   }
   if (status.ok()) {
     status = add(MetadataKind::kRefcountTable, header_.refcount_table_offset,
@@ -105,7 +112,8 @@ absl::Status Image::enter_extents() {
   for (uint64_t i = 0; status.ok() && i < l1_.entry_count(); ++i) {
     const HostOffset table = l1_.l2_table(i);
     if (table.bytes == 0) continue;
-    if (!is_aligned(table.bytes, cluster_bytes) || table.bytes >= file_.length_bytes()) {
+    if (!is_aligned(table.bytes, cluster_bytes) ||
+        table.bytes >= file_.length_bytes()) {
       return absl::DataLossError(absl::StrCat(
           "L1 entry ", i, " names an L2 table at host offset ", table.bytes,
           ", which is not a multiple of the cluster size ", cluster_bytes,

@@ -38,10 +38,9 @@ class Image {
  public:
   // Reads and validates the header and the L1 table; writes nothing.  `backing`
   // is null where there is none.
-  static absl::StatusOr<std::unique_ptr<Image>> open(std::shared_ptr<BlockDriver> file,
-                                                     std::shared_ptr<BlockDriver> backing,
-                                                     const Header& header,
-                                                     const RuntimeOptions& options, LogSink log);
+  static absl::StatusOr<std::unique_ptr<Image>> open(
+      std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
+      const Header& header, const RuntimeOptions& options, LogSink log);
 
   // Reads the refcount table, checks that the image's tables do not overlap,
   // and clears unknown autoclear bits.  Before the first write; again is fine.

@@ -29,10 +29,12 @@ class InFlight {
   class Pin {
    public:
     Pin() = default;
-    Pin(InFlight* owner, HostClusters clusters) : owner_(owner), clusters_(clusters) {
+    Pin(InFlight* owner, HostClusters clusters)
+        : owner_(owner), clusters_(clusters) {
       owner_->add(clusters_, 1);
     }
-    Pin(Pin&& other) noexcept : owner_(other.owner_), clusters_(other.clusters_) {
+    Pin(Pin&& other) noexcept
+        : owner_(other.owner_), clusters_(other.clusters_) {
       other.owner_ = nullptr;
     }
     Pin& operator=(Pin&& other) noexcept {
@@ -66,7 +68,8 @@ class InFlight {
 
   void add(HostClusters clusters, int32_t delta) {
     for (uint64_t i = 0; i < clusters.count; ++i) {
-      slots_[slot_of(clusters.first + i)].fetch_add(delta, std::memory_order_acq_rel);
+      slots_[slot_of(clusters.first + i)].fetch_add(delta,
+                                                    std::memory_order_acq_rel);
     }
   }
 

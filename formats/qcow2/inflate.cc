@@ -17,10 +17,12 @@ constexpr int kRawDeflateWindowBits = -15;
 
 }  // namespace
 
-absl::Status inflate_cluster(absl::Span<const uint8_t> compressed, absl::Span<uint8_t> cluster) {
+absl::Status inflate_cluster(absl::Span<const uint8_t> compressed,
+                             absl::Span<uint8_t> cluster) {
   z_stream stream = {};
   if (inflateInit2(&stream, kRawDeflateWindowBits) != Z_OK) {
-    return absl::ResourceExhaustedError("no memory to inflate a compressed cluster");
+    return absl::ResourceExhaustedError(
+        "no memory to inflate a compressed cluster");
   }
   const absl::Cleanup end = [&] { inflateEnd(&stream); };
   stream.next_in = const_cast<Bytef*>(compressed.data());
@@ -30,19 +32,20 @@ absl::Status inflate_cluster(absl::Span<const uint8_t> compressed, absl::Span<ui
   const int result = inflate(&stream, Z_FINISH);
   // Some writers end the stream without marking its last block; a full cluster
   // is what counts, more output than that is damage.
-  const bool complete = stream.avail_out == 0 && (result == Z_STREAM_END || result == Z_BUF_ERROR);
+  const bool complete = stream.avail_out == 0 &&
+                        (result == Z_STREAM_END || result == Z_BUF_ERROR);
   if (complete) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat(
       "a compressed cluster of ", compressed.size(), " bytes inflates to ",
-      cluster.size() - stream.avail_out, " of ", cluster.size(), " bytes (zlib result ", result,
-      ")"));
+      cluster.size() - stream.avail_out, " of ", cluster.size(),
+      " bytes (zlib result ", result, ")"));
 }
 
 InflatedCopies::Copy InflatedCopies::find(L2Entry descriptor) {
   MetadataLock lock(&mutex_);
-  const auto found = std::find_if(kept_.begin(), kept_.end(), [&](const Kept& kept) {
-    return kept.descriptor == descriptor;
-  });
+  const auto found = std::find_if(
+      kept_.begin(), kept_.end(),
+      [&](const Kept& kept) { return kept.descriptor == descriptor; });
   if (found == kept_.end()) return nullptr;
   std::rotate(kept_.begin(), found, found + 1);
   return kept_.front().copy;
@@ -50,9 +53,9 @@ InflatedCopies::Copy InflatedCopies::find(L2Entry descriptor) {
 
 void InflatedCopies::insert(L2Entry descriptor, Copy copy) {
   MetadataLock lock(&mutex_);
-  const bool is_kept = std::any_of(kept_.begin(), kept_.end(), [&](const Kept& kept) {
-    return kept.descriptor == descriptor;
-  });
+  const bool is_kept = std::any_of(
+      kept_.begin(), kept_.end(),
+      [&](const Kept& kept) { return kept.descriptor == descriptor; });
   if (is_kept) return;
   if (kept_.size() >= capacity_) kept_.pop_back();
   kept_.insert(kept_.begin(), Kept{descriptor, std::move(copy)});

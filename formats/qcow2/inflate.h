@@ -25,7 +25,8 @@ namespace spindle::qcow2 {
 // Inflates `compressed` into exactly `cluster`, which bounds the output; what
 // follows the end of the stream is ignored, as the descriptor counts sectors.
 // Errors: kDataLoss if the stream is damaged, or does not end exactly there.
-absl::Status inflate_cluster(absl::Span<const uint8_t> compressed, absl::Span<uint8_t> cluster);
+absl::Status inflate_cluster(absl::Span<const uint8_t> compressed,
+                             absl::Span<uint8_t> cluster);
 
 // Inflated clusters, by the descriptor that names them, so that a sequential
 // read inflates each cluster once.  The last few; a handful is enough.

@@ -21,23 +21,27 @@ L1Table::L1Table(HostOffset host, uint64_t entry_count)
 absl::Status L1Table::load(ByteChannel* file) {
   if (entry_count_ == 0) return absl::OkStatus();
   std::vector<uint8_t> bytes(entry_count_ * kL1EntryBytes);
-  absl::Status status = file->read(Purpose::kL1Load, bytes.data(), bytes.size(), host_.bytes);
+  absl::Status status =
+      file->read(Purpose::kL1Load, bytes.data(), bytes.size(), host_.bytes);
   if (!status.ok()) return status;
   for (uint64_t i = 0; i < entry_count_; ++i) {
-    entries_[i].store(load_big64(&bytes[i * kL1EntryBytes]), std::memory_order_relaxed);
+    entries_[i].store(load_big64(&bytes[i * kL1EntryBytes]),
+                      std::memory_order_relaxed);
   }
   return absl::OkStatus();
 }
 
 HostOffset L1Table::l2_table(uint64_t index) const {
-  return HostOffset{entries_[index].load(std::memory_order_acquire) & kL1OffsetMask};
+  return HostOffset{entries_[index].load(std::memory_order_acquire) &
+                    kL1OffsetMask};
 }
 
 bool L1Table::begin_create(uint64_t index) {
   MetadataLock lock(&mutex_);
   while (true) {
     if (l2_table(index).bytes != 0) return false;
-    if (std::find(creating_.begin(), creating_.end(), index) == creating_.end()) break;
+    if (std::find(creating_.begin(), creating_.end(), index) == creating_.end())
+      break;
     mutex_.wait(&created_);
   }
   creating_.push_back(index);
@@ -48,7 +52,8 @@ void L1Table::end_create(uint64_t index, HostOffset l2_table) {
   MetadataLock lock(&mutex_);
   std::erase(creating_, index);
   if (l2_table.bytes != 0) {
-    entries_[index].store(l2_table.bytes | kEntryCopied, std::memory_order_release);
+    entries_[index].store(l2_table.bytes | kEntryCopied,
+                          std::memory_order_release);
     dirty_.insert(index);
   }
   created_.SignalAll();

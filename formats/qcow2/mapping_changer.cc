@@ -11,7 +11,8 @@ namespace spindle::qcow2 {
 
 absl::Status MappingChanger::discard(ByteRange range) {
   const Geometry& geometry = image_.geometry();
-  if (geometry.version < 3 && image_.backing() != nullptr) return absl::OkStatus();
+  if (geometry.version < 3 && image_.backing() != nullptr)
+    return absl::OkStatus();
   const uint64_t begin = align_up(range.offset, geometry.cluster_bytes());
   const uint64_t end = range.end() == geometry.size_bytes
                            ? align_up(range.end(), geometry.cluster_bytes())
@@ -25,27 +26,32 @@ absl::Status MappingChanger::discard(ByteRange range) {
 
 L2Entry MappingChanger::discarded(L2Entry old) const {
   const ClusterKind kind = old.kind();
-  const bool holds_nothing = kind == ClusterKind::kZeroPlain ||
-                             (kind == ClusterKind::kUnallocated && image_.backing() == nullptr);
+  const bool holds_nothing =
+      kind == ClusterKind::kZeroPlain ||
+      (kind == ClusterKind::kUnallocated && image_.backing() == nullptr);
   if (holds_nothing) return old;
   return image_.geometry().version >= 3 ? L2Entry::zero_plain() : L2Entry();
 }
 
-absl::Status MappingChanger::write_zeroes(ByteRange range, WriteZeroesFlags flags) {
+absl::Status MappingChanger::write_zeroes(ByteRange range,
+                                          WriteZeroesFlags flags) {
   const Geometry& geometry = image_.geometry();
   if (geometry.version < 3) {
     return absl::UnimplementedError("qcow2 version 2 has no zero clusters");
   }
   const uint64_t begin = geometry.cluster_start(range.offset);
   const uint64_t end = align_up(range.end(), geometry.cluster_bytes());
-  const auto replace = [&](GuestOffset guest, L2Entry old) -> std::optional<L2Entry> {
+  const auto replace = [&](GuestOffset guest,
+                           L2Entry old) -> std::optional<L2Entry> {
     const uint64_t cluster_end =
         std::min(guest.bytes + geometry.cluster_bytes(), geometry.size_bytes);
     // What hangs over at either side must read as zeroes already.
-    const bool is_whole = range.contains({guest.bytes, cluster_end - guest.bytes});
+    const bool is_whole =
+        range.contains({guest.bytes, cluster_end - guest.bytes});
     if (!is_whole && !reads_as_zeroes(guest, old)) return std::nullopt;
     const ClusterKind kind = old.kind();
-    const bool is_allocated = kind == ClusterKind::kNormal || kind == ClusterKind::kZeroAllocated;
+    const bool is_allocated =
+        kind == ClusterKind::kNormal || kind == ClusterKind::kZeroAllocated;
     if (kind == ClusterKind::kCompressed || (flags.may_unmap && is_allocated)) {
       return L2Entry::zero_plain();
     }
@@ -68,12 +74,13 @@ bool MappingChanger::reads_as_zeroes(GuestOffset guest, L2Entry entry) const {
   return false;
 }
 
-absl::Status MappingChanger::change(ByteRange clusters, bool create_tables, Replace replace) {
+absl::Status MappingChanger::change(ByteRange clusters, bool create_tables,
+                                    Replace replace) {
   while (!clusters.empty()) {
     absl::Status status = image_.corruption().writes_allowed();
     if (!status.ok()) return status;
-    const uint64_t length =
-        std::min(clusters.length, image_.map().bytes_left_in_slice({clusters.offset}));
+    const uint64_t length = std::min(
+        clusters.length, image_.map().bytes_left_in_slice({clusters.offset}));
     status = change_in_slice({clusters.offset, length}, create_tables, replace);
     if (!status.ok()) return status;
     clusters = {clusters.offset + length, clusters.length - length};
@@ -81,7 +88,8 @@ absl::Status MappingChanger::change(ByteRange clusters, bool create_tables, Repl
   return absl::OkStatus();
 }
 
-absl::Status MappingChanger::change_in_slice(ByteRange clusters, bool create_tables,
+absl::Status MappingChanger::change_in_slice(ByteRange clusters,
+                                             bool create_tables,
                                              Replace replace) {
   const Geometry& geometry = image_.geometry();
   const GuestOffset guest{clusters.offset};
@@ -89,8 +97,9 @@ absl::Status MappingChanger::change_in_slice(ByteRange clusters, bool create_tab
   const auto leave = [&] {
     image_.first_writes().finish(std::move(ticket), /*succeeded=*/false, [] {});
   };
-  absl::StatusOr<SliceRef> slice = create_tables ? image_.map().slice_for_update(guest)
-                                                 : image_.map().slice_if_present(guest);
+  absl::StatusOr<SliceRef> slice = create_tables
+                                       ? image_.map().slice_for_update(guest)
+                                       : image_.map().slice_if_present(guest);
   if (!slice.ok() || !*slice) {
     leave();
     return slice.status();
@@ -117,7 +126,8 @@ absl::Status MappingChanger::change_in_slice(ByteRange clusters, bool create_tab
   for (const HostClusters& host : dropped) image_.pending().add_dropped(host);
   leave();
   if (!damaged.ok()) return image_.corruption().report(damaged.message());
-  if (!could_change) return absl::UnimplementedError("part of a qcow2 cluster that holds data");
+  if (!could_change)
+    return absl::UnimplementedError("part of a qcow2 cluster that holds data");
   return absl::OkStatus();
 }
 

@@ -23,19 +23,21 @@ class MappingChanger {
   // Version 2 with a backing file has no way to say so, and forgets nothing.
   absl::Status discard(ByteRange range);
 
-  // Makes `range` read as zeroes by marking whole clusters; a partial cluster is
-  // marked if the rest of it reads as zeroes already.
-  // Errors: kUnimplemented where bytes would have to be written.
+  // Makes `range` read as zeroes by marking whole clusters; a partial cluster
+  // is marked if the rest of it reads as zeroes already. Errors: kUnimplemented
+  // where bytes would have to be written.
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags);
 
  private:
-  // The entry that replaces `old`, the one of the cluster at `guest`; nothing if
-  // the cluster cannot be changed by its entry alone.
-  using Replace = absl::FunctionRef<std::optional<L2Entry>(GuestOffset guest, L2Entry old)>;
+  // The entry that replaces `old`, the one of the cluster at `guest`; nothing
+  // if the cluster cannot be changed by its entry alone.
+  using Replace =
+      absl::FunctionRef<std::optional<L2Entry>(GuestOffset guest, L2Entry old)>;
 
   // Replaces the entries of `clusters`, slice by slice.
   absl::Status change(ByteRange clusters, bool create_tables, Replace replace);
-  absl::Status change_in_slice(ByteRange clusters, bool create_tables, Replace replace);
+  absl::Status change_in_slice(ByteRange clusters, bool create_tables,
+                               Replace replace);
   L2Entry discarded(L2Entry old) const;
   bool reads_as_zeroes(GuestOffset guest, L2Entry entry) const;
 

@@ -26,10 +26,10 @@ absl::Status MetadataExtents::add(MetadataKind kind, ByteRange range) {
   if (range.empty()) return absl::OkStatus();
   MetadataLock lock(&mutex_);
   if (const std::optional<MetadataKind> other = find_overlap_locked(range)) {
-    return absl::DataLossError(absl::StrCat(metadata_kind_name(kind), " at host offset ",
-                                            range.offset, ", ", range.length,
-                                            " bytes long, overlaps the image's ",
-                                            metadata_kind_name(*other)));
+    return absl::DataLossError(
+        absl::StrCat(metadata_kind_name(kind), " at host offset ", range.offset,
+                     ", ", range.length, " bytes long, overlaps the image's ",
+                     metadata_kind_name(*other)));
   }
   extents_[range.offset] = Extent{range.end(), kind};
   return absl::OkStatus();
@@ -40,12 +40,14 @@ void MetadataExtents::remove(ByteRange range) {
   extents_.erase(range.offset);
 }
 
-std::optional<MetadataKind> MetadataExtents::find_overlap(ByteRange range) const {
+std::optional<MetadataKind> MetadataExtents::find_overlap(
+    ByteRange range) const {
   MetadataReaderLock lock(&mutex_);
   return find_overlap_locked(range);
 }
 
-std::optional<MetadataKind> MetadataExtents::find_overlap_locked(ByteRange range) const {
+std::optional<MetadataKind> MetadataExtents::find_overlap_locked(
+    ByteRange range) const {
   // The last extent that begins before the end of `range` is the only one that
   // can reach into it from the left, and the nearest of those that begin in it.
   auto next = extents_.lower_bound(range.end());

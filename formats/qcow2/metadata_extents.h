@@ -22,7 +22,13 @@
 
 namespace spindle::qcow2 {
 
-enum class MetadataKind : uint8_t { kHeader, kL1Table, kL2Table, kRefcountTable, kRefcountBlock };
+enum class MetadataKind : uint8_t {
+  kHeader,
+  kL1Table,
+  kL2Table,
+  kRefcountTable,
+  kRefcountBlock
+};
 absl::string_view metadata_kind_name(MetadataKind kind);
 
 class MetadataExtents {
@@ -45,7 +51,8 @@ class MetadataExtents {
       ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   mutable MetadataMutex mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::metadata_extents)
-      ABSL_ACQUIRED_BEFORE(lock_ranks::pending_frees){LockRank::kMetadataExtents};
+      ABSL_ACQUIRED_BEFORE(lock_ranks::pending_frees){
+          LockRank::kMetadataExtents};
   // By first byte; extents do not overlap.
   absl::btree_map<uint64_t, Extent> extents_ ABSL_GUARDED_BY(mutex_);
 };

@@ -13,7 +13,8 @@ void PendingFrees::add_dropped(HostClusters clusters) {
 
 void PendingFrees::add_durably_dropped(HostClusters clusters) {
   MetadataLock lock(&mutex_);
-  for (uint64_t i = 0; i < clusters.count; ++i) durable_.push_back(clusters.first + i);
+  for (uint64_t i = 0; i < clusters.count; ++i)
+    durable_.push_back(clusters.first + i);
   count_.fetch_add(clusters.count, std::memory_order_relaxed);
 }
 
@@ -32,11 +33,13 @@ void PendingFrees::put_back(const std::vector<HostClusters>& dropped) {
 void PendingFrees::add_durable(const std::vector<HostClusters>& dropped) {
   MetadataLock lock(&mutex_);
   for (const HostClusters& clusters : dropped) {
-    for (uint64_t i = 0; i < clusters.count; ++i) durable_.push_back(clusters.first + i);
+    for (uint64_t i = 0; i < clusters.count; ++i)
+      durable_.push_back(clusters.first + i);
   }
 }
 
-std::vector<uint64_t> PendingFrees::take_reclaimable(const InFlight& in_flight) {
+std::vector<uint64_t> PendingFrees::take_reclaimable(
+    const InFlight& in_flight) {
   std::vector<uint64_t> taken;
   MetadataLock lock(&mutex_);
   std::erase_if(durable_, [&](uint64_t cluster) {
@@ -58,7 +61,8 @@ void PendingFrees::put_back_durable(const std::vector<uint64_t>& clusters) {
 uint64_t PendingFrees::lowest() const {
   MetadataLock lock(&mutex_);
   uint64_t lowest = std::numeric_limits<uint64_t>::max();
-  for (const HostClusters& clusters : dropped_) lowest = std::min(lowest, clusters.first);
+  for (const HostClusters& clusters : dropped_)
+    lowest = std::min(lowest, clusters.first);
   for (uint64_t cluster : durable_) lowest = std::min(lowest, cluster);
   return lowest;
 }

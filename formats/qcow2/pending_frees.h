@@ -49,7 +49,8 @@ class PendingFrees {
 
  private:
   mutable MetadataMutex mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::pending_frees)
-      ABSL_ACQUIRED_BEFORE(lock_ranks::inflated_copies){LockRank::kPendingFrees};
+      ABSL_ACQUIRED_BEFORE(lock_ranks::inflated_copies){
+          LockRank::kPendingFrees};
   std::vector<HostClusters> dropped_ ABSL_GUARDED_BY(mutex_);
   // Taken by the round that runs; they still count as pending.
   std::vector<uint64_t> durable_ ABSL_GUARDED_BY(mutex_);

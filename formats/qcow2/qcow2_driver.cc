@@ -23,8 +23,9 @@ namespace {
 
 class Qcow2Driver final : public BlockDriver {
  public:
-  Qcow2Driver(std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
-              OpenOptions options, LogSink log)
+  Qcow2Driver(std::shared_ptr<BlockDriver> file,
+              std::shared_ptr<BlockDriver> backing, OpenOptions options,
+              LogSink log)
       : file_(std::move(file)),
         backing_(std::move(backing)),
         options_(std::move(options)),
@@ -42,17 +43,24 @@ class Qcow2Driver final : public BlockDriver {
 
   absl::string_view format_name() const override { return "qcow2"; }
   std::string filename() const override { return file_->filename(); }
-  uint64_t length_bytes() const override { return parts_->image->geometry().size_bytes; }
-  bool read_only() const override { return read_only_.load(std::memory_order_acquire); }
+  uint64_t length_bytes() const override {
+    return parts_->image->geometry().size_bytes;
+  }
+  bool read_only() const override {
+    return read_only_.load(std::memory_order_acquire);
+  }
   DriverLimits limits() const override;
   Capabilities capabilities() const override;
   ImageInfo info() const override;
-  std::optional<StorageIdentity> identity() const override { return file_->identity(); }
+  std::optional<StorageIdentity> identity() const override {
+    return file_->identity();
+  }
   std::shared_ptr<BlockDriver> backing() const override { return backing_; }
 
   absl::Status discard(ByteRange range) override;
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) override;
-  absl::StatusOr<BlockStatus> block_status(ByteRange range, BlockStatusScope scope) override;
+  absl::StatusOr<BlockStatus> block_status(ByteRange range,
+                                           BlockStatusScope scope) override;
   absl::Status reopen(const ReopenOptions& options) override;
   absl::Status inactivate() override;
   absl::Status activate() override;
@@ -62,7 +70,9 @@ class Qcow2Driver final : public BlockDriver {
   // An open image and those who work on it.
   struct Parts {
     explicit Parts(std::unique_ptr<Image> opened)
-        : image(std::move(opened)), reader(image.get()), writer(image.get(), &reader),
+        : image(std::move(opened)),
+          reader(image.get()),
+          writer(image.get(), &reader),
           changer(image.get()) {}
     const std::unique_ptr<Image> image;
     DataReader reader;
@@ -89,7 +99,8 @@ class Qcow2Driver final : public BlockDriver {
 };
 
 absl::Status Qcow2Driver::load(const Header& header) {
-  absl::StatusOr<RuntimeOptions> runtime = parse_runtime_options(options_, header);
+  absl::StatusOr<RuntimeOptions> runtime =
+      parse_runtime_options(options_, header);
   if (!runtime.ok()) return runtime.status();
   absl::StatusOr<std::unique_ptr<Image>> image =
       Image::open(file_, backing_, header, *runtime, log_);
@@ -115,7 +126,8 @@ absl::Status Qcow2Driver::read(const IoVector& qiov, Sector sector) {
 
 uint64_t Qcow2Driver::try_read(const IoVector& qiov, Sector sector) {
   const Gate::TryPassage inside(&gate_);
-  if (!inside.entered() || bytes_within(qiov, sector) != qiov.length_bytes()) return 0;
+  if (!inside.entered() || bytes_within(qiov, sector) != qiov.length_bytes())
+    return 0;
   return parts_->reader.try_read({sector.byte_offset()}, qiov);
 }
 
@@ -125,15 +137,17 @@ absl::Status Qcow2Driver::write(const IoVector& qiov, Sector sector) {
     const Gate::Passage inside(&gate_);
     const uint64_t within = bytes_within(qiov, sector);
     const GuestOffset guest{sector.byte_offset()};
-    status = within == qiov.length_bytes() ? parts_->writer.write(guest, qiov)
-                                           : parts_->writer.write(guest, qiov.slice(0, within));
+    status = within == qiov.length_bytes()
+                 ? parts_->writer.write(guest, qiov)
+                 : parts_->writer.write(guest, qiov.slice(0, within));
   }
   return finish_change(std::move(status));
 }
 
 uint64_t Qcow2Driver::try_write(const IoVector& qiov, Sector sector) {
   const Gate::TryPassage inside(&gate_);
-  if (!inside.entered() || bytes_within(qiov, sector) != qiov.length_bytes()) return 0;
+  if (!inside.entered() || bytes_within(qiov, sector) != qiov.length_bytes())
+    return 0;
   return parts_->writer.try_write({sector.byte_offset()}, qiov);
 }
 
@@ -159,7 +173,8 @@ absl::Status Qcow2Driver::discard(ByteRange range) {
   return finish_change(std::move(status));
 }
 
-absl::Status Qcow2Driver::write_zeroes(ByteRange range, WriteZeroesFlags flags) {
+absl::Status Qcow2Driver::write_zeroes(ByteRange range,
+                                       WriteZeroesFlags flags) {
   absl::Status status;
   {
     const Gate::Passage inside(&gate_);
@@ -172,7 +187,8 @@ absl::Status Qcow2Driver::write_zeroes(ByteRange range, WriteZeroesFlags flags) 
 
 DriverLimits Qcow2Driver::limits() const {
   DriverLimits limits;
-  const auto cluster = static_cast<uint32_t>(parts_->image->geometry().cluster_bytes());
+  const auto cluster =
+      static_cast<uint32_t>(parts_->image->geometry().cluster_bytes());
   limits.optimal_transfer_bytes = cluster;
   limits.discard_alignment_bytes = cluster;
   limits.write_zeroes_alignment_bytes = cluster;
@@ -180,11 +196,14 @@ DriverLimits Qcow2Driver::limits() const {
 }
 
 Capabilities Qcow2Driver::capabilities() const {
-  Capabilities list{Capability::kBlockStatus, Capability::kReopen, Capability::kInactivate};
-  if (file_->capabilities().has(Capability::kTryRead)) list.add(Capability::kTryRead);
+  Capabilities list{Capability::kBlockStatus, Capability::kReopen,
+                    Capability::kInactivate};
+  if (file_->capabilities().has(Capability::kTryRead))
+    list.add(Capability::kTryRead);
   if (read_only()) return list;
   list.add(Capability::kDiscard);
-  if (file_->capabilities().has(Capability::kTryWrite)) list.add(Capability::kTryWrite);
+  if (file_->capabilities().has(Capability::kTryWrite))
+    list.add(Capability::kTryWrite);
   if (parts_->image->geometry().version >= kVersion3) {
     list.add(Capability::kWriteZeroes);
     list.add(Capability::kWriteZeroesMayUnmap);
@@ -205,19 +224,23 @@ ImageInfo Qcow2Driver::info() const {
   info.corrupt = header.is_corrupt() || parts_->image->corruption().is_set();
   info.backing_filename = header.backing_filename;
   info.backing_format = header.backing_format;
-  info.format_specific = {{"compat", header.version >= kVersion3 ? "1.1" : "0.10"},
-                          {"compression type", "zlib"}};
+  info.format_specific = {
+      {"compat", header.version >= kVersion3 ? "1.1" : "0.10"},
+      {"compression type", "zlib"}};
   if (header.version >= kVersion3) {
-    info.format_specific.emplace_back("lazy refcounts",
-                                      header.lazy_refcounts() ? "true" : "false");
-    info.format_specific.emplace_back("refcount bits", absl::StrCat(header.refcount_bits()));
-    info.format_specific.emplace_back("corrupt", info.corrupt ? "true" : "false");
+    info.format_specific.emplace_back(
+        "lazy refcounts", header.lazy_refcounts() ? "true" : "false");
+    info.format_specific.emplace_back("refcount bits",
+                                      absl::StrCat(header.refcount_bits()));
+    info.format_specific.emplace_back("corrupt",
+                                      info.corrupt ? "true" : "false");
     info.format_specific.emplace_back("extended l2", "false");
   }
   return info;
 }
 
-absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range, BlockStatusScope scope) {
+absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range,
+                                                      BlockStatusScope scope) {
   const Gate::Passage inside(&gate_);
   Image& image = *parts_->image;
   MappedRun run;
@@ -254,7 +277,8 @@ absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range, BlockStat
   result.length = backed;
   result.end_of_image = range.offset + backed >= length_bytes();
   if (scope == BlockStatusScope::kThisLayer) return result;
-  absl::StatusOr<BlockStatus> below = image.backing()->block_status({range.offset, backed});
+  absl::StatusOr<BlockStatus> below =
+      image.backing()->block_status({range.offset, backed});
   if (!below.ok()) return below.status();
   below->end_of_image = range.offset + below->length >= length_bytes();
   ++below->depth;
@@ -302,8 +326,10 @@ absl::StatusOr<Header> read_header(BlockDriver* file) {
   // Not owned: the channel lives no longer than this call.
   ByteChannel channel(std::shared_ptr<BlockDriver>(file, [](BlockDriver*) {}));
   const uint64_t file_length = file->length_bytes();
-  std::vector<uint8_t> head(std::min<uint64_t>(file_length, kVersion2HeaderBytes));
-  absl::Status status = channel.read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
+  std::vector<uint8_t> head(
+      std::min<uint64_t>(file_length, kVersion2HeaderBytes));
+  absl::Status status =
+      channel.read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
   if (!status.ok()) return status;
   const absl::StatusOr<uint64_t> wanted = header_read_length(head, file_length);
   if (!wanted.ok()) return wanted.status();
@@ -333,10 +359,9 @@ absl::Status Qcow2Driver::close() {
   return status.ok() ? closed : status;
 }
 
-absl::StatusOr<std::shared_ptr<BlockDriver>> open_backing(const Header& header,
-                                                          const BlockDriver& file,
-                                                          const OpenOptions& options,
-                                                          const OpenContext& context) {
+absl::StatusOr<std::shared_ptr<BlockDriver>> open_backing(
+    const Header& header, const BlockDriver& file, const OpenOptions& options,
+    const OpenContext& context) {
   if (header.backing_filename.empty() || !options.open_backing) return nullptr;
   if (!context.open_child) {
     return absl::PermissionDeniedError(absl::StrCat(
@@ -349,19 +374,21 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_backing(const Header& header,
   request.role = ChildRole::kBacking;
   request.parent_filename = file.filename();
   request.depth = context.depth + 1;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> backing = context.open_child(request);
+  absl::StatusOr<std::shared_ptr<BlockDriver>> backing =
+      context.open_child(request);
   if (!backing.ok()) {
-    return with_context(backing.status(),
-                        absl::StrCat("backing file '", header.backing_filename, "'"));
+    return with_context(
+        backing.status(),
+        absl::StrCat("backing file '", header.backing_filename, "'"));
   }
   return backing;
 }
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(std::shared_ptr<BlockDriver> file,
-                                                        const OpenOptions& options,
-                                                        const OpenContext& context) {
+absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
+    std::shared_ptr<BlockDriver> file, const OpenOptions& options,
+    const OpenContext& context) {
   const absl::StatusOr<Header> header = read_header(file.get());
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, options.read_only);
@@ -369,8 +396,8 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(std::shared_ptr<BlockDri
   absl::StatusOr<std::shared_ptr<BlockDriver>> backing =
       open_backing(*header, *file, options, context);
   if (!backing.ok()) return backing.status();
-  auto driver = std::make_shared<Qcow2Driver>(std::move(file), *std::move(backing), options,
-                                              context.log);
+  auto driver = std::make_shared<Qcow2Driver>(
+      std::move(file), *std::move(backing), options, context.log);
   status = driver->load(*header);
   if (!status.ok()) return status;
   return driver;

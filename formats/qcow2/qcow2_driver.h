@@ -19,9 +19,9 @@ namespace spindle::qcow2 {
 // kUnimplemented for a feature that is not supported (by name), kDataLoss for a
 // damaged image, those of the file and of context.open_child.  After an error
 // the file is as it was.
-absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(std::shared_ptr<BlockDriver> file,
-                                                        const OpenOptions& options,
-                                                        const OpenContext& context);
+absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
+    std::shared_ptr<BlockDriver> file, const OpenOptions& options,
+    const OpenContext& context);
 
 }  // namespace spindle::qcow2
 

@@ -21,17 +21,21 @@ struct RefcountBytes {
   size_t end = 0;
 };
 
-constexpr RefcountBytes refcount_bytes_of(uint32_t refcount_order, uint64_t index) {
+constexpr RefcountBytes refcount_bytes_of(uint32_t refcount_order,
+                                          uint64_t index) {
   if (refcount_order < 3) {
     const size_t byte = static_cast<size_t>(index >> (3 - refcount_order));
     return {byte, byte + 1};
   }
   const size_t width = size_t{1} << (refcount_order - 3);
-  return {static_cast<size_t>(index) * width, (static_cast<size_t>(index) + 1) * width};
+  return {static_cast<size_t>(index) * width,
+          (static_cast<size_t>(index) + 1) * width};
 }
 
-inline uint64_t load_refcount(const uint8_t* block, uint32_t refcount_order, uint64_t index) {
-  const uint8_t* const at = block + refcount_bytes_of(refcount_order, index).begin;
+inline uint64_t load_refcount(const uint8_t* block, uint32_t refcount_order,
+                              uint64_t index) {
+  const uint8_t* const at =
+      block + refcount_bytes_of(refcount_order, index).begin;
   switch (refcount_order) {
     case 3:
       return *at;
@@ -50,8 +54,8 @@ inline uint64_t load_refcount(const uint8_t* block, uint32_t refcount_order, uin
 }
 
 // REQUIRES: value fits the width.
-inline void store_refcount(uint8_t* block, uint32_t refcount_order, uint64_t index,
-                           uint64_t value) {
+inline void store_refcount(uint8_t* block, uint32_t refcount_order,
+                           uint64_t index, uint64_t value) {
   uint8_t* const at = block + refcount_bytes_of(refcount_order, index).begin;
   switch (refcount_order) {
     case 3:
@@ -70,7 +74,8 @@ inline void store_refcount(uint8_t* block, uint32_t refcount_order, uint64_t ind
       const uint32_t bits = 1u << refcount_order;
       const uint32_t shift = static_cast<uint32_t>(index % (8 / bits)) * bits;
       const uint32_t mask = ((1u << bits) - 1) << shift;
-      *at = static_cast<uint8_t>((*at & ~mask) | (static_cast<uint32_t>(value) << shift));
+      *at = static_cast<uint8_t>((*at & ~mask) |
+                                 (static_cast<uint32_t>(value) << shift));
     }
   }
 }

@@ -18,10 +18,12 @@ constexpr uint32_t kMinSliceBytes = 512;
 constexpr uint64_t kMinCacheSlices = 16;
 
 // "4096", "64k", "1M", ...
-absl::StatusOr<uint64_t> parse_size(const std::string& name, const std::string& text) {
+absl::StatusOr<uint64_t> parse_size(const std::string& name,
+                                    const std::string& text) {
   const auto bad = [&] {
     return absl::InvalidArgumentError(
-        absl::StrCat("option ", name, "=", text, " is not a size (a number, or one with k, M, G)"));
+        absl::StrCat("option ", name, "=", text,
+                     " is not a size (a number, or one with k, M, G)"));
   };
   if (text.empty()) return bad();
   uint32_t shift = 0;
@@ -43,7 +45,8 @@ absl::StatusOr<uint64_t> parse_size(const std::string& name, const std::string& 
   if (shift != 0) digits.pop_back();
   uint64_t value = 0;
   if (!absl::SimpleAtoi(digits, &value)) return bad();
-  const std::optional<uint64_t> bytes = checked_multiply(value, uint64_t{1} << shift);
+  const std::optional<uint64_t> bytes =
+      checked_multiply(value, uint64_t{1} << shift);
   if (!bytes.has_value()) return bad();
   return *bytes;
 }
@@ -54,7 +57,8 @@ uint64_t full_l2_bytes(const Header& header) {
   return divide_round_up(header.size_bytes, header.cluster_size_bytes()) * 8;
 }
 uint64_t full_refcount_bytes(const Header& header) {
-  const uint64_t clusters = divide_round_up(header.size_bytes, header.cluster_size_bytes());
+  const uint64_t clusters =
+      divide_round_up(header.size_bytes, header.cluster_size_bytes());
   return divide_round_up(clusters, header.refcount_block_entry_count()) *
          header.cluster_size_bytes();
 }
@@ -69,21 +73,25 @@ struct Sizes {
 absl::StatusOr<Sizes> collect(const OpenOptions& options, const Header& header,
                               RuntimeOptions* result) {
   Sizes sizes;
-  sizes.slice = std::min<uint64_t>(kDefaultSliceBytes, header.cluster_size_bytes());
+  sizes.slice =
+      std::min<uint64_t>(kDefaultSliceBytes, header.cluster_size_bytes());
   for (const auto& [name, text] : options.driver_options) {
     if (name == "reuse") {
       if (text != "lowest" && text != "lazy") {
-        return absl::InvalidArgumentError(
-            absl::StrCat("option reuse=", text, " is neither \"lowest\" nor \"lazy\""));
+        return absl::InvalidArgumentError(absl::StrCat(
+            "option reuse=", text, " is neither \"lowest\" nor \"lazy\""));
       }
-      result->reuse = text == "lowest" ? ReusePolicy::kLowest : ReusePolicy::kLazy;
+      result->reuse =
+          text == "lowest" ? ReusePolicy::kLowest : ReusePolicy::kLazy;
       continue;
     }
-    const bool is_known = name == "l2-cache-size" || name == "refcount-cache-size" ||
+    const bool is_known = name == "l2-cache-size" ||
+                          name == "refcount-cache-size" ||
                           name == "cache-size" || name == "l2-cache-entry-size";
     if (!is_known) {
       return absl::InvalidArgumentError(absl::StrCat(
-          "unknown option ", name, " for qcow2; known are l2-cache-size, refcount-cache-size, ",
+          "unknown option ", name,
+          " for qcow2; known are l2-cache-size, refcount-cache-size, ",
           "cache-size, l2-cache-entry-size and reuse"));
     }
     const absl::StatusOr<uint64_t> value = parse_size(name, text);
@@ -106,21 +114,23 @@ absl::StatusOr<RuntimeOptions> parse_runtime_options(const OpenOptions& options,
   if (!sizes.ok()) return sizes.status();
   if (!is_power_of_two(sizes->slice) || sizes->slice < kMinSliceBytes ||
       sizes->slice > header.cluster_size_bytes()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "option l2-cache-entry-size=", sizes->slice, " is not a power of two from ",
-        kMinSliceBytes, " to the cluster size ", header.cluster_size_bytes()));
+    return absl::InvalidArgumentError(
+        absl::StrCat("option l2-cache-entry-size=", sizes->slice,
+                     " is not a power of two from ", kMinSliceBytes,
+                     " to the cluster size ", header.cluster_size_bytes()));
   }
   result.slice_bytes = static_cast<uint32_t>(sizes->slice);
 
   uint64_t l2 = std::min(full_l2_bytes(header), kMaxDefaultL2CacheBytes);
-  uint64_t refcount = std::min(full_refcount_bytes(header), kMaxDefaultL2CacheBytes / 4);
+  uint64_t refcount =
+      std::min(full_refcount_bytes(header), kMaxDefaultL2CacheBytes / 4);
   if (sizes->both.has_value()) {
     const uint64_t l2_part = sizes->l2.value_or(0);
     const uint64_t refcount_part = sizes->refcount.value_or(0);
     if (l2_part > *sizes->both || refcount_part > *sizes->both - l2_part) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("options l2-cache-size=", l2_part, " and refcount-cache-size=",
-                       refcount_part, " exceed cache-size=", *sizes->both));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "options l2-cache-size=", l2_part, " and refcount-cache-size=",
+          refcount_part, " exceed cache-size=", *sizes->both));
     }
     // L2 tables matter more: they get what covers the image, if it is there.
     l2 = sizes->refcount.has_value() ? *sizes->both - refcount_part
@@ -129,7 +139,8 @@ absl::StatusOr<RuntimeOptions> parse_runtime_options(const OpenOptions& options,
   }
   const uint64_t least = kMinCacheSlices * result.slice_bytes;
   result.l2_cache_bytes = std::max(sizes->l2.value_or(l2), least);
-  result.refcount_cache_bytes = std::max(sizes->refcount.value_or(refcount), least);
+  result.refcount_cache_bytes =
+      std::max(sizes->refcount.value_or(refcount), least);
   return result;
 }
 

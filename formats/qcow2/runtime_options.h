@@ -5,7 +5,8 @@
 //   refcount-cache-size  bytes of refcount blocks in memory; default: a quarter
 //                        of the above, or what covers the whole image if less
 //   cache-size           both together
-//   l2-cache-entry-size  size of a slice, a power of two from 512 to the cluster
+//   l2-cache-entry-size  size of a slice, a power of two from 512 to the
+//   cluster
 //                        size; default 4 KiB
 //   reuse                "lowest" or "lazy" (default): see Allocator
 //

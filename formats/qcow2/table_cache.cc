@@ -24,12 +24,16 @@ constexpr size_t kDirtyGranularity = 512;
 
 // ---- Slice -----------------------------------------------------------------
 
-void Slice::Free::operator()(uint8_t* bytes) const { operator delete[](bytes, kSliceAlignment); }
+void Slice::Free::operator()(uint8_t* bytes) const {
+  operator delete[](bytes, kSliceAlignment);
+}
 
 Slice::Slice(TableCache* cache, HostOffset host, size_t slice_bytes)
     : cache_(cache), host_(host), bytes_(allocate_slice_bytes(slice_bytes)) {}
 
-uint64_t Slice::load64(size_t index) const { return load_big64(&bytes_[index * 8]); }
+uint64_t Slice::load64(size_t index) const {
+  return load_big64(&bytes_[index * 8]);
+}
 
 void Slice::store64(size_t index, uint64_t value) {
   store_big64(change(index * 8, index * 8 + 8) + index * 8, value);
@@ -70,8 +74,8 @@ void SliceRef::reset() {
 
 // ---- TableCache ------------------------------------------------------------
 
-TableCache::TableCache(ByteChannel* file, Purpose load_purpose, size_t slice_bytes,
-                       uint64_t capacity_bytes)
+TableCache::TableCache(ByteChannel* file, Purpose load_purpose,
+                       size_t slice_bytes, uint64_t capacity_bytes)
     : file_(file),
       load_purpose_(load_purpose),
       slice_bytes_(slice_bytes),
@@ -93,7 +97,8 @@ SliceRef TableCache::try_get(HostOffset host) {
   const auto found = shard.slices.find(host.bytes);
   if (found == shard.slices.end()) return SliceRef();
   Slice* const slice = found->second.get();
-  if (slice->state_.load(std::memory_order_acquire) != Slice::State::kReady) return SliceRef();
+  if (slice->state_.load(std::memory_order_acquire) != Slice::State::kReady)
+    return SliceRef();
   slice->users_.fetch_add(1, std::memory_order_acq_rel);
   // Written only when it changes: the line is shared by all readers.
   if (!slice->referenced_.load(std::memory_order_relaxed)) {
@@ -144,24 +149,27 @@ absl::StatusOr<SliceRef> TableCache::get(HostOffset host) {
 }
 
 absl::Status TableCache::load(Slice* slice) {
-  const std::unique_ptr<uint8_t[], Slice::Free> buffer(allocate_slice_bytes(slice_bytes_));
-  absl::Status status =
-      file_->read(load_purpose_, buffer.get(), slice_bytes_, slice->host_.bytes);
+  const std::unique_ptr<uint8_t[], Slice::Free> buffer(
+      allocate_slice_bytes(slice_bytes_));
+  absl::Status status = file_->read(load_purpose_, buffer.get(), slice_bytes_,
+                                    slice->host_.bytes);
   if (!status.ok()) return status;
   MetadataLock lock(&slice->mutex);
   std::memcpy(slice->bytes_.get(), buffer.get(), slice_bytes_);
   return absl::OkStatus();
 }
 
-absl::StatusOr<SliceRef> TableCache::wait_until_loaded(Shard* shard, SliceRef slice) {
-  const HostOffset host = slice->host_;
+absl::StatusOr<SliceRef> TableCache::wait_until_loaded(Shard* shard,
+                                                       SliceRef slice) {
   bool retry = false;
   {
     MetadataLock lock(&shard->mutex);
-    while (slice->state_.load(std::memory_order_acquire) == Slice::State::kLoading) {
+    while (slice->state_.load(std::memory_order_acquire) ==
+           Slice::State::kLoading) {
       shard->mutex.wait(&shard->loaded);
     }
-    if (slice->state_.load(std::memory_order_acquire) == Slice::State::kFailed) {
+    if (slice->state_.load(std::memory_order_acquire) ==
+        Slice::State::kFailed) {
       // The first to see the failure loads again, so that a transient error
       // does not stick; its own error is the one it reports.
       slice->state_.store(Slice::State::kLoading, std::memory_order_release);
@@ -172,8 +180,9 @@ absl::StatusOr<SliceRef> TableCache::wait_until_loaded(Shard* shard, SliceRef sl
   absl::Status status = load(slice.get());
   {
     MetadataLock lock(&shard->mutex);
-    slice->state_.store(status.ok() ? Slice::State::kReady : Slice::State::kFailed,
-                        std::memory_order_release);
+    slice->state_.store(
+        status.ok() ? Slice::State::kReady : Slice::State::kFailed,
+        std::memory_order_release);
     shard->loaded.SignalAll();
   }
   if (!status.ok()) return status;
@@ -229,7 +238,8 @@ void TableCache::discard_range(HostOffset begin, HostOffset end) {
 }
 
 bool TableCache::wants_write_back() const {
-  return dirty_count_.load(std::memory_order_relaxed) * 4 > capacity_slices_ * 3;
+  return dirty_count_.load(std::memory_order_relaxed) * 4 >
+         capacity_slices_ * 3;
 }
 
 void TableCache::note_dirty(Slice* slice) {
@@ -251,11 +261,13 @@ void TableCache::take_dirty(std::vector<DirtyPiece>* pieces) {
   pieces->reserve(pieces->size() + taken.size());
   for (Slice* slice : taken) {
     DirtyPiece piece;
-    piece.slice = SliceRef(slice);  // takes over the reference of the dirty list
+    piece.slice =
+        SliceRef(slice);  // takes over the reference of the dirty list
     MetadataLock lock(&slice->mutex);
     piece.begin = slice->dirty_begin_;
     piece.host = HostOffset{slice->host_.bytes + piece.begin};
-    piece.bytes.assign(&slice->bytes_[slice->dirty_begin_], &slice->bytes_[slice->dirty_end_]);
+    piece.bytes.assign(&slice->bytes_[slice->dirty_begin_],
+                       &slice->bytes_[slice->dirty_end_]);
     piece.has_new_mapping = slice->has_new_mapping_;
     slice->dirty_begin_ = slice->dirty_end_ = 0;
     slice->has_new_mapping_ = false;

@@ -49,19 +49,25 @@ class Slice {
   HostOffset host() const { return host_; }
 
   // The bytes as they are on disk.
-  const uint8_t* bytes() const ABSL_SHARED_LOCKS_REQUIRED(mutex) { return bytes_.get(); }
+  const uint8_t* bytes() const ABSL_SHARED_LOCKS_REQUIRED(mutex) {
+    return bytes_.get();
+  }
 
   // The index-th 8-byte big-endian entry.
   uint64_t load64(size_t index) const ABSL_SHARED_LOCKS_REQUIRED(mutex);
-  void store64(size_t index, uint64_t value) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void store64(size_t index, uint64_t value)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   // The slice's first byte, to change [begin, end) of its bytes, which become
   // dirty.
-  uint8_t* change(size_t begin, size_t end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  uint8_t* change(size_t begin, size_t end)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   // From here to the next snapshot the slice holds an entry that must not reach
   // the disk before refcounts and data do (rule 2).
-  void note_new_mapping() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) { has_new_mapping_ = true; }
+  void note_new_mapping() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    has_new_mapping_ = true;
+  }
 
  private:
   friend class TableCache;
@@ -70,7 +76,8 @@ class Slice {
 
   Slice(TableCache* cache, HostOffset host, size_t slice_bytes);
 
-  void mark_dirty(size_t begin, size_t end) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+  void mark_dirty(size_t begin, size_t end)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
 
   TableCache* const cache_;
   const HostOffset host_;
@@ -82,7 +89,7 @@ class Slice {
   struct Free {
     void operator()(uint8_t* bytes) const;
   };
-  const std::unique_ptr<uint8_t[], Free> bytes_ ABSL_PT_GUARDED_BY(mutex);
+  std::unique_ptr<uint8_t[], Free> bytes_ ABSL_GUARDED_BY(mutex);
   // What differs from the disk; empty if begin == end.
   size_t dirty_begin_ ABSL_GUARDED_BY(mutex) = 0;
   size_t dirty_end_ ABSL_GUARDED_BY(mutex) = 0;
@@ -93,7 +100,8 @@ class Slice {
 class SliceRef {
  public:
   SliceRef() = default;
-  SliceRef(SliceRef&& other) noexcept : slice_(std::exchange(other.slice_, nullptr)) {}
+  SliceRef(SliceRef&& other) noexcept
+      : slice_(std::exchange(other.slice_, nullptr)) {}
   SliceRef& operator=(SliceRef&& other) noexcept;
   ~SliceRef() { reset(); }
 
@@ -111,8 +119,8 @@ class SliceRef {
 // A copy of the dirty bytes of one slice, on its way to the disk.
 struct DirtyPiece {
   SliceRef slice;
-  HostOffset host;      // where `bytes` go
-  size_t begin = 0;     // within the slice
+  HostOffset host;   // where `bytes` go
+  size_t begin = 0;  // within the slice
   std::vector<uint8_t> bytes;
   bool has_new_mapping = false;
 };
@@ -127,7 +135,8 @@ class TableCache {
  public:
   // `file` must outlive the cache.  `load_purpose` tags the reads.
   // REQUIRES: slice_bytes is a power of two >= 512.
-  TableCache(ByteChannel* file, Purpose load_purpose, size_t slice_bytes, uint64_t capacity_bytes);
+  TableCache(ByteChannel* file, Purpose load_purpose, size_t slice_bytes,
+             uint64_t capacity_bytes);
   // REQUIRES: no SliceRef is left.  Dirty slices are forgotten.
   ~TableCache();
 
@@ -141,7 +150,9 @@ class TableCache {
   // cluster has been freed.  Dirty bytes are dropped.
   void discard_range(HostOffset begin, HostOffset end);
 
-  bool has_dirty() const { return dirty_count_.load(std::memory_order_relaxed) != 0; }
+  bool has_dirty() const {
+    return dirty_count_.load(std::memory_order_relaxed) != 0;
+  }
   // True if dirty slices crowd the cache: somebody should run a flush round.
   bool wants_write_back() const;
 
@@ -163,7 +174,8 @@ class TableCache {
   struct alignas(64) Shard {
     MetadataMutex mutex ABSL_ACQUIRED_AFTER(lock_ranks::cache_shard)
         ABSL_ACQUIRED_BEFORE(lock_ranks::slice){LockRank::kCacheShard};
-    absl::flat_hash_map<uint64_t, std::unique_ptr<Slice>> slices ABSL_GUARDED_BY(mutex);
+    absl::flat_hash_map<uint64_t, std::unique_ptr<Slice>> slices
+        ABSL_GUARDED_BY(mutex);
     // Second chance: slices in a ring, and where the hand stands.
     std::vector<Slice*> ring ABSL_GUARDED_BY(mutex);
     size_t hand ABSL_GUARDED_BY(mutex) = 0;
@@ -175,8 +187,10 @@ class TableCache {
   };
 
   Shard& shard_of(HostOffset host);
-  void make_room_locked(Shard* shard) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->mutex);
-  void erase_locked(Shard* shard, size_t ring_index) ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->mutex);
+  void make_room_locked(Shard* shard)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->mutex);
+  void erase_locked(Shard* shard, size_t ring_index)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->mutex);
   absl::Status load(Slice* slice) ABSL_LOCKS_EXCLUDED(slice->mutex);
   absl::StatusOr<SliceRef> wait_until_loaded(Shard* shard, SliceRef slice);
   void note_dirty(Slice* slice);

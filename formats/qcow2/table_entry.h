@@ -35,7 +35,9 @@ class L2Entry {
   constexpr L2Entry() = default;
   constexpr explicit L2Entry(uint64_t raw) : raw_(raw) {}
 
-  static constexpr L2Entry normal(HostOffset host) { return L2Entry(host.bytes | kEntryCopied); }
+  static constexpr L2Entry normal(HostOffset host) {
+    return L2Entry(host.bytes | kEntryCopied);
+  }
   static constexpr L2Entry zero_plain() { return L2Entry(kL2ZeroFlag); }
 
   constexpr uint64_t raw() const { return raw_; }
@@ -54,7 +56,8 @@ class L2Entry {
   // REQUIRES: kind() == kCompressed.
   constexpr CompressedExtent compressed(const Geometry& geometry) const {
     const uint32_t offset_bits =
-        kCompressedOffsetBitsBase - (geometry.cluster_bits - kCompressedClusterBitsBase);
+        kCompressedOffsetBitsBase -
+        (geometry.cluster_bits - kCompressedClusterBitsBase);
     const uint64_t offset = raw_ & ((uint64_t{1} << offset_bits) - 1);
     const uint64_t sectors = ((raw_ & (kL2Compressed - 1)) >> offset_bits) + 1;
     const uint64_t into_sector = offset % kCompressedSectorBytes;
@@ -66,7 +69,8 @@ class L2Entry {
     if (kind() == ClusterKind::kCompressed) {
       const CompressedExtent extent = compressed(geometry);
       const uint64_t first = geometry.cluster_index(extent.host.bytes);
-      const uint64_t last = geometry.cluster_index(extent.host.bytes + extent.bytes - 1);
+      const uint64_t last =
+          geometry.cluster_index(extent.host.bytes + extent.bytes - 1);
       return {first, last - first + 1};
     }
     if (!has_host()) return {};
