@@ -22,10 +22,8 @@ TEST(CreateFile, MakesWhatQemuMakes) {
     for (const uint64_t size : {0u, 512u, 4096u, 100352u, 1u << 20}) {
       const ScratchFile theirs;
       const ScratchFile ours;
-      ASSERT_TRUE(testing::qemu_create(
-                      {.image = {theirs.path(), "raw"},
-                       .size_bytes = size,
-                       .options = absl::StrCat("preallocation=", mode)})
+      ASSERT_TRUE(testing::make_with_qemu({theirs.path(), "raw"}, size,
+                                          absl::StrCat("preallocation=", mode))
                       .ok());
       const auto options = parse_file_create_options({{"preallocation", mode}});
       ASSERT_TRUE(options.ok()) << options.status();

@@ -32,9 +32,8 @@ const OpenOptions kForcedReader =
 class FileLocks : public ::testing::Test {
  protected:
   void SetUp() override {
-    ASSERT_TRUE(testing::qemu_create(
-                    {.image = {image_.path(), "qcow2"}, .size_bytes = 1 << 20})
-                    .ok());
+    ASSERT_TRUE(
+        testing::make_with_qemu({image_.path(), "qcow2"}, 1 << 20).ok());
   }
 
   OwnedFd open_description() const {
@@ -140,11 +139,11 @@ TEST_F(FileLocks, ReadersShareWithQemusReaders) {
 
 TEST_F(FileLocks, ABackingFileThatQemuReadsCanBeOursToo) {
   const ScratchFile overlay;
-  ASSERT_TRUE(testing::qemu_create(
-                  {.image = {overlay.path(), "qcow2"},
-                   .size_bytes = 1 << 20,
-                   .backing = testing::ImageFile{image_.path(), "qcow2"}})
-                  .ok());
+  testing::QemuCreate create;
+  create.image = {overlay.path(), "qcow2"};
+  create.size_bytes = 1 << 20;
+  create.backing = testing::ImageFile{image_.path(), "qcow2"};
+  ASSERT_TRUE(testing::qemu_create(create).ok());
   const QemuIoProcess process({"-f", "qcow2", overlay.path()});
   ASSERT_TRUE(process.has_opened()) << process.output();
   EXPECT_TRUE(try_open(kReader).ok());

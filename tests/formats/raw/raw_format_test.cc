@@ -44,9 +44,7 @@ TEST(RawFormat, CreatesTheLengthThatQemuCreates) {
   for (const uint64_t size : {0u, 1u, 511u, 512u, 1000u, 1048577u}) {
     const ScratchFile theirs;
     const ScratchFile ours;
-    ASSERT_TRUE(testing::qemu_create(
-                    {.image = {theirs.path(), "raw"}, .size_bytes = size})
-                    .ok());
+    ASSERT_TRUE(testing::make_with_qemu({theirs.path(), "raw"}, size).ok());
     const CreateOptions options = of_size(size);
     ASSERT_TRUE(file_protocol()
                     ->create(ours.path(), raw.initial_file_length(options), {})
