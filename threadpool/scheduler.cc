@@ -269,6 +269,7 @@ void Scheduler::settle_locked(size_t index, int64_t now) {
   queue.counters.ran += ran;
   if (ran > 0) queue.estimate.add(now - state.batch_began, ran);
   --queue.active;
+  progress_ = true;
   if (std::exchange(state.stuck, false)) --queue.stuck;
   if (std::exchange(state.counted_short, false)) --short_workers_;
   if (std::exchange(state.counted_batch, false)) --batch_workers_;
@@ -396,8 +397,9 @@ absl::Duration Scheduler::look_around(Wakes& wakes,
   absl::MutexLock lock(&mu_);
   if (!watching_) return absl::InfiniteDuration();
   const bool something_stuck = mark_stuck_locked(overdue);
-  const bool ramping = something_stuck && ramp_up_locked(wakes);
-  if (!ramping) ramp_ = 1;
+  // Doubling ends when somebody has finished a batch since the last look.
+  if (std::exchange(progress_, false) || !something_stuck) ramp_ = 1;
+  if (something_stuck) ramp_up_locked(wakes);
   plan_wakes_locked(wakes);
   return pause_locked(something_stuck);
 }
@@ -435,14 +437,13 @@ void Scheduler::take_over_locked(size_t index,
 
 // Nobody who is awake is going to take what is queued: wakes more workers,
 // twice as many as the last time.
-bool Scheduler::ramp_up_locked(Wakes& wakes) {
-  if (short_demand_ == 0 || short_workers_ + searching_ > slow_demand_)
-    return false;
+void Scheduler::ramp_up_locked(Wakes& wakes) {
+  if (short_demand_ == 0 || short_workers_ + searching_ > slow_demand_) return;
   size_t woken = 0;
-  while (woken < std::min(ramp_, short_demand_) && wake_parked_locked(wakes))
+  while (woken < std::min(ramp_, short_demand_) && wake_parked_locked(wakes)) {
     ++woken;
+  }
   ramp_ = std::min(ramp_ * 2, width());
-  return woken > 0;
 }
 
 absl::Duration Scheduler::pause_locked(bool something_stuck) {

@@ -155,7 +155,7 @@ class Scheduler {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   void take_over_locked(size_t index, ClaimedBatch::Notifications& overdue)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
-  bool ramp_up_locked(Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void ramp_up_locked(Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   absl::Duration pause_locked(bool something_stuck)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
@@ -198,6 +198,8 @@ class Scheduler {
   uint32_t calm_looks_ ABSL_GUARDED_BY(mu_) = 0;
   uint32_t idle_looks_ ABSL_GUARDED_BY(mu_) = 0;
   size_t ramp_ ABSL_GUARDED_BY(mu_) = 1;
+  bool progress_ ABSL_GUARDED_BY(mu_) =
+      false;  // a batch ended since the last look
 
   bool stopping_ ABSL_GUARDED_BY(mu_) = false;
   bool cancelling_ ABSL_GUARDED_BY(mu_) = false;
