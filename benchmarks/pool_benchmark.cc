@@ -227,3 +227,5 @@ BENCHMARK_TEMPLATE(hand_off, Sleep)
 
 }  // namespace
 }  // namespace spindle
+
+BENCHMARK_MAIN();
