@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "formats/qcow2/qcow2_format.h"
 #include "formats/raw/protocols.h"
 #include "formats/raw/raw_format.h"
 
@@ -10,7 +11,7 @@ namespace {
 
 DriverRegistry make_registry() {
   // Every format but raw: what a guess can find.
-  const std::vector<const ImageFormat*> structured = {};
+  const std::vector<const ImageFormat*> structured = {qcow2::qcow2_format()};
   // Lives as long as the process.
   static const auto* const raw = new RawFormat(structured);
 
