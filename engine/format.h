@@ -74,8 +74,8 @@ using OpenChild = std::function<absl::StatusOr<std::shared_ptr<BlockDriver>>(
     const ChildRequest& request)>;
 
 struct OpenContext {
-  OpenChild open_child;  // may be empty: nothing may be opened
-  LogSink log;           // may be empty
+  OpenChild open_child = nullptr;  // may be empty: nothing may be opened
+  LogSink log = nullptr;           // may be empty
   int depth = 0;
 };
 

@@ -34,8 +34,9 @@ class ImageOpener {
     bool probe_backing = false;
     // Asked before a file that an image names is opened; an error refuses it.
     // Empty: everything may be opened.
-    std::function<absl::Status(const ChildRequest& request)> child_policy;
-    LogSink log;
+    std::function<absl::Status(const ChildRequest& request)> child_policy =
+        nullptr;
+    LogSink log = nullptr;
   };
 
   ImageOpener(DriverRegistry registry, Policy policy);

@@ -1,0 +1,366 @@
+#include "engine/image_opener.h"
+
+#include <errno.h>
+
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "engine/byte_channel.h"
+#include "engine/errors.h"
+#include "gtest/gtest.h"
+#include "tests/support/memory_driver.h"
+#include "tests/support/observing_driver.h"
+
+namespace spindle {
+namespace {
+
+using testing::MemoryDriver;
+
+// What a directory holds, and what was opened in it and how.
+struct Disk {
+  std::map<std::string, std::shared_ptr<MemoryDriver>> files;
+  std::vector<std::pair<std::string, OpenOptions>> opened;
+  uint64_t last_inode = 0;
+
+  void add(const std::string& name, absl::string_view content) {
+    MemoryDriver::Options options;
+    options.filename = name;
+    options.identity = StorageIdentity{1, ++last_inode};
+    files[name] = std::make_shared<MemoryDriver>(options);
+    files[name]->set_content(0, content);
+  }
+};
+
+class DiskProtocol : public StorageProtocol {
+ public:
+  DiskProtocol(Disk* disk, absl::string_view name, absl::string_view prefix)
+      : disk_(disk), name_(name), prefix_(prefix) {}
+  absl::string_view name() const override { return name_; }
+  bool claims(const std::string& filename) const override {
+    return absl::StartsWith(filename, prefix_);
+  }
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open(
+      const std::string& filename, const OpenOptions& options) const override {
+    const auto found = disk_->files.find(filename);
+    if (found == disk_->files.end()) {
+      return errno_status(ENOENT, absl::StrCat("open of '", filename, "'"));
+    }
+    disk_->opened.emplace_back(filename, options);
+    return std::static_pointer_cast<BlockDriver>(found->second);
+  }
+  absl::Status create(const std::string& filename, uint64_t length_bytes,
+                      const OptionMap& options) const override {
+    for (const auto& [name, value] : options) {
+      if (name != "nocow") return absl::InvalidArgumentError(name);
+    }
+    disk_->add(filename, std::string(length_bytes, '\0'));
+    return absl::OkStatus();
+  }
+  std::vector<OptionHelp> create_options() const override {
+    return {{"nocow", "<bool (on/off)>", ""}};
+  }
+
+ private:
+  Disk* const disk_;
+  const absl::string_view name_;
+  const absl::string_view prefix_;
+};
+
+// An open "link" image: passes its file through and keeps what it names.
+class LinkDriver : public testing::ObservingDriver {
+ public:
+  LinkDriver(std::shared_ptr<BlockDriver> file,
+             std::shared_ptr<BlockDriver> backing)
+      : ObservingDriver(std::move(file)), backing_(std::move(backing)) {}
+  absl::string_view format_name() const override { return "link"; }
+  std::shared_ptr<BlockDriver> backing() const override { return backing_; }
+
+ private:
+  const std::shared_ptr<BlockDriver> backing_;
+};
+
+// Its content is "LINK <backing filename> <backing format>".
+class LinkFormat : public ImageFormat {
+ public:
+  absl::string_view name() const override { return "link"; }
+  int probe(absl::Span<const uint8_t> head, absl::string_view) const override {
+    const std::string text(head.begin(), head.end());
+    return absl::StartsWith(text, "LINK") ? 100 : 0;
+  }
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open(
+      std::shared_ptr<BlockDriver> file, const OpenOptions& options,
+      const OpenContext& context) const override {
+    std::string text(file->length_bytes(), '\0');
+    absl::Status status = ByteChannel(file).read(Purpose::kHeaderLoad,
+                                                 text.data(), text.size(), 0);
+    if (!status.ok()) return status;
+    const std::vector<std::string> words = absl::StrSplit(text, ' ');
+    if (words[0] != "LINK") return absl::DataLossError("not a link");
+    std::shared_ptr<BlockDriver> backing;
+    if (words.size() > 1 && options.open_backing) {
+      const ChildRequest request{.filename = words[1],
+                                 .format = words.size() > 2 ? words[2] : "",
+                                 .role = ChildRole::kBacking,
+                                 .read_only = true,
+                                 .parent_filename = file->filename(),
+                                 .depth = context.depth + 1};
+      auto opened = context.open_child(request);
+      if (!opened.ok()) return opened.status();
+      backing = *std::move(opened);
+    }
+    return std::make_shared<LinkDriver>(std::move(file), std::move(backing));
+  }
+  absl::Status create(std::shared_ptr<BlockDriver> file,
+                      const CreateOptions& options,
+                      const OpenContext&) const override {
+    const std::string text =
+        absl::StrCat("LINK ", options.backing_filename, " ",
+                     options.backing_format, " ", *options.size_bytes);
+    for (const auto& [name, value] : options.options) {
+      if (name != "colour") return absl::InvalidArgumentError(name);
+    }
+    return ByteChannel(file).write(Purpose::kHeaderUpdate, text.data(),
+                                   text.size(), 0);
+  }
+  std::vector<OptionHelp> create_options() const override {
+    return {{"colour", "<str>", ""}};
+  }
+  bool supports_backing() const override { return true; }
+  uint64_t initial_file_length(const CreateOptions&) const override {
+    return 0;
+  }
+};
+
+class PlainFormat : public ImageFormat {
+ public:
+  absl::string_view name() const override { return "plain"; }
+  int probe(absl::Span<const uint8_t>, absl::string_view) const override {
+    return 1;
+  }
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open(
+      std::shared_ptr<BlockDriver> file, const OpenOptions& options,
+      const OpenContext&) const override {
+    was_probed = options.probed;
+    return file;
+  }
+  absl::Status create(std::shared_ptr<BlockDriver>, const CreateOptions&,
+                      const OpenContext&) const override {
+    return absl::OkStatus();
+  }
+  std::vector<OptionHelp> create_options() const override { return {}; }
+  uint64_t initial_file_length(const CreateOptions& options) const override {
+    return *options.size_bytes;
+  }
+
+  mutable bool was_probed = false;
+};
+
+class ImageOpenerTest : public ::testing::Test {
+ protected:
+  ImageOpener opener(ImageOpener::Policy policy = {}) {
+    DriverRegistry registry;
+    registry.protocols = {&device_, &file_};
+    registry.formats = {&plain_, &link_};
+    return ImageOpener(registry, std::move(policy));
+  }
+  absl::Status open(const std::string& filename, const std::string& format,
+                    ImageOpener::Policy policy = {}) {
+    auto driver = opener(std::move(policy)).open(filename, format, {});
+    if (driver.ok()) driver_ = *std::move(driver);
+    return driver.ok() ? absl::OkStatus() : driver.status();
+  }
+  // "A says B" in a failure message.
+  static void expect_says(const absl::Status& status,
+                          std::initializer_list<absl::string_view> parts) {
+    EXPECT_FALSE(status.ok());
+    for (absl::string_view part : parts) {
+      EXPECT_TRUE(absl::StrContains(status.message(), part))
+          << status << " does not name " << part;
+    }
+  }
+
+  Disk disk_;
+  DiskProtocol device_{&disk_, "host_device", "/dev/"};
+  DiskProtocol file_{&disk_, "file", ""};
+  PlainFormat plain_;
+  LinkFormat link_;
+  std::shared_ptr<BlockDriver> driver_;
+};
+
+TEST_F(ImageOpenerTest, FollowsAChainRelativeToEachImage) {
+  disk_.add("/vm/a", "LINK base/b link");
+  disk_.add("/vm/base/b", "LINK c plain");
+  disk_.add("/vm/base/c", "data");
+  ASSERT_TRUE(open("/vm/a", "link").ok());
+  ASSERT_EQ(disk_.opened.size(), 3u);
+  EXPECT_EQ(disk_.opened[1].first, "/vm/base/b");
+  EXPECT_EQ(disk_.opened[2].first, "/vm/base/c");
+  EXPECT_FALSE(disk_.opened[0].second.read_only);
+  EXPECT_TRUE(disk_.opened[1].second.read_only);
+  EXPECT_TRUE(disk_.opened[2].second.read_only);
+  EXPECT_NE(driver_->backing(), nullptr);
+}
+
+TEST_F(ImageOpenerTest, ChoosesTheProtocolThatClaimsTheName) {
+  disk_.add("/dev/sda", "data");
+  EXPECT_TRUE(open("/dev/sda", "plain").ok());
+  EXPECT_TRUE(open("/dev/sda", "host_device").ok());
+  expect_says(open("/vm/none", "plain"), {"/vm/none"});
+}
+
+TEST_F(ImageOpenerTest, GuessesOnlyWhenAllowed) {
+  disk_.add("a", "LINK");
+  expect_says(open("a", ""), {"'a'", "not stated", "plain, link"});
+  ASSERT_TRUE(open("a", "", {.probe_image = true}).ok());
+  EXPECT_EQ(driver_->format_name(), "link");
+  disk_.add("b", "data");
+  ASSERT_TRUE(open("b", "", {.probe_image = true}).ok());
+  EXPECT_TRUE(plain_.was_probed);
+  ASSERT_TRUE(open("b", "plain").ok());
+  EXPECT_FALSE(plain_.was_probed);
+  const auto probed = opener().probe("a");
+  ASSERT_TRUE(probed.ok());
+  EXPECT_EQ(*probed, "link");
+}
+
+TEST_F(ImageOpenerTest, GuessesABackingFileOnlyWhenAllowed) {
+  disk_.add("a", "LINK b");
+  disk_.add("b", "data");
+  expect_says(open("a", "link", {.probe_image = true}),
+              {"'b'", "'a'", "number 1", "does not state its format"});
+  EXPECT_TRUE(open("a", "link", {.probe_backing = true}).ok());
+}
+
+TEST_F(ImageOpenerTest, UnknownFormatsAreNamed) {
+  disk_.add("a", "LINK b vdi");
+  disk_.add("b", "data");
+  expect_says(open("a", "qcow9"), {"'qcow9'", "plain, link"});
+  expect_says(open("a", "link"), {"'vdi'", "'b'", "number 1"});
+}
+
+TEST_F(ImageOpenerTest, RefusesLoops) {
+  disk_.add("a", "LINK b link");
+  disk_.add("b", "LINK c link");
+  disk_.add("c", "LINK b link");
+  const absl::Status status = open("a", "link");
+  EXPECT_TRUE(absl::IsDataLoss(status));
+  expect_says(status, {"loop", "'b'", "number 3"});
+  disk_.add("self", "LINK self link");
+  EXPECT_TRUE(absl::IsDataLoss(open("self", "link")));
+}
+
+TEST_F(ImageOpenerTest, RefusesChainsThatAreTooDeep) {
+  const int limit = ImageOpener::kMaxChainDepth;
+  for (int i = 0; i <= limit; ++i) {
+    disk_.add(absl::StrCat(i), absl::StrCat("LINK ", i + 1, " link"));
+  }
+  disk_.add(absl::StrCat(limit + 1), "LINK");
+  expect_says(open("0", "link"), {"201", "limit of 200"});
+  EXPECT_TRUE(open("1", "link").ok());
+}
+
+TEST_F(ImageOpenerTest, RefusesProtocolPrefixesInNamesFromImages) {
+  for (absl::string_view name : {"json:{\"driver\":\"file\"}", "nbd:localhost",
+                                 "NBD+unix:///x", "file:b", "vvfat:."}) {
+    disk_.add("a", absl::StrCat("LINK ", name, " plain"));
+    disk_.add(std::string(name), "data");
+    expect_says(open("a", "link"), {name, "protocol prefix", "'a'"});
+  }
+  // A colon behind a slash, or behind a word that is no protocol, is a name.
+  for (absl::string_view name : {"./nbd:b", "12:30", "/x/json:y"}) {
+    disk_.add("a", absl::StrCat("LINK ", name, " plain"));
+    disk_.add(std::string(name), "data");
+    EXPECT_TRUE(open("a", "link").ok()) << name;
+  }
+}
+
+TEST_F(ImageOpenerTest, ThePolicyIsAskedForEveryFileThatAnImageNames) {
+  disk_.add("a", "LINK b link");
+  disk_.add("b", "LINK secret plain");
+  disk_.add("secret", "data");
+  std::vector<std::string> asked;
+  ImageOpener::Policy policy;
+  policy.child_policy = [&asked](const ChildRequest& request) {
+    asked.push_back(request.filename);
+    return request.filename == "secret"
+               ? absl::PermissionDeniedError("not yours")
+               : absl::OkStatus();
+  };
+  const absl::Status status = open("a", "link", policy);
+  EXPECT_TRUE(absl::IsPermissionDenied(status));
+  expect_says(status, {"not yours", "'secret'", "number 2", "'b'"});
+  EXPECT_EQ(asked, (std::vector<std::string>{"b", "secret"}));
+  ASSERT_EQ(disk_.opened.size(), 2u);
+}
+
+TEST_F(ImageOpenerTest, AnErrorBelowNamesTheWayToIt) {
+  disk_.add("a", "LINK b link");
+  disk_.add("b", "LINK gone plain");
+  const absl::Status status = open("a", "link");
+  EXPECT_EQ(errno_of(status), ENOENT);
+  expect_says(status, {"'b'", "number 1", "'gone'", "number 2"});
+}
+
+TEST_F(ImageOpenerTest, CreatesAnImage) {
+  CreateOptions options;
+  expect_says(opener().create("new", "link", options), {"'new'", "size"});
+  options.size_bytes = 100;
+  options.options = {{"colour", "red"}, {"nocow", "on"}};
+  ASSERT_TRUE(opener().create("new", "link", options).ok());
+  EXPECT_EQ(disk_.files["new"]->content(), "LINK   100");
+  options.options = {{"shape", "round"}};
+  expect_says(opener().create("other", "link", options),
+              {"'shape'", "'link'", "'round'"});
+  EXPECT_EQ(disk_.files.count("other"), 0u);
+  options.options = {};
+  ASSERT_TRUE(opener().create("flat", "plain", options).ok());
+  EXPECT_EQ(disk_.files["flat"]->length_bytes(), 100u);
+}
+
+TEST_F(ImageOpenerTest, AnOverlayIsAsLongAsItsBackingFile) {
+  disk_.add("dir/base", "LINK");
+  CreateOptions options;
+  options.backing_filename = "base";
+  expect_says(opener().create("dir/new", "link", options),
+              {"'base'", "format is not stated"});
+  options.backing_format = "plain";
+  ASSERT_TRUE(opener().create("dir/new", "link", options).ok());
+  EXPECT_EQ(disk_.files["dir/new"]->content(), "LINK base plain 4");
+  expect_says(opener().create("x", "plain", options), {"'plain'", "'base'"});
+  options.backing_filename = "none";
+  expect_says(opener().create("dir/y", "link", options), {"'dir/none'"});
+  EXPECT_EQ(disk_.files.count("dir/y"), 0u);
+  options.unsafe_backing = true;
+  options.size_bytes = 7;
+  EXPECT_TRUE(opener().create("dir/y", "link", options).ok());
+}
+
+TEST_F(ImageOpenerTest, AnOverlayDoesNotOverwriteItsOwnChain) {
+  disk_.add("top", "LINK base plain");
+  disk_.add("base", "data");
+  CreateOptions options;
+  options.backing_filename = "top";
+  options.backing_format = "link";
+  for (const std::string name : {"top", "base"}) {
+    expect_says(opener().create(name, "link", options), {name, "own backing"});
+  }
+  EXPECT_EQ(disk_.files["base"]->content(), "data");
+}
+
+TEST(ResolveBackingFilename, StartsAtTheDirectoryOfTheImage) {
+  EXPECT_EQ(resolve_backing_filename("a", "b"), "b");
+  EXPECT_EQ(resolve_backing_filename("dir/a", "b"), "dir/b");
+  EXPECT_EQ(resolve_backing_filename("/dir/a", "../b"), "/dir/../b");
+  EXPECT_EQ(resolve_backing_filename("/dir/a", "/b"), "/b");
+  EXPECT_EQ(resolve_backing_filename("dir/a", ""), "");
+}
+
+}  // namespace
+}  // namespace spindle
