@@ -37,10 +37,12 @@ std::optional<uint64_t> parse_hexadecimal(absl::string_view digits) {
 }
 
 // What ".5" is of `unit`, rounded; digits beyond a double's precision are lost.
-std::optional<uint64_t> parse_fraction(absl::string_view digits, uint64_t unit) {
+std::optional<uint64_t> parse_fraction(absl::string_view digits,
+                                       uint64_t unit) {
   double fraction = 0;
   if (digits.empty()) return 0;
-  if (!absl::SimpleAtod(absl::StrCat("0.", digits), &fraction)) return std::nullopt;
+  if (!absl::SimpleAtod(absl::StrCat("0.", digits), &fraction))
+    return std::nullopt;
   if (fraction == 0) return 0;
   if (unit == 1) return std::nullopt;  // half a byte
   return static_cast<uint64_t>(fraction * static_cast<double>(unit) + 0.5);
@@ -50,12 +52,14 @@ std::optional<uint64_t> parse_fraction(absl::string_view digits, uint64_t unit) 
 
 std::optional<uint64_t> parse_size(absl::string_view text) {
   text = absl::StripLeadingAsciiWhitespace(text);
-  if (text.size() > 2 && text[0] == '0' && absl::ascii_tolower(text[1]) == 'x') {
+  if (text.size() > 2 && text[0] == '0' &&
+      absl::ascii_tolower(text[1]) == 'x') {
     return parse_hexadecimal(text.substr(2));
   }
   const absl::string_view whole_digits = take_digits(&text);
   uint64_t whole = 0;
-  if (whole_digits.empty() || !absl::SimpleAtoi(whole_digits, &whole)) return std::nullopt;
+  if (whole_digits.empty() || !absl::SimpleAtoi(whole_digits, &whole))
+    return std::nullopt;
   absl::string_view fraction_digits;
   if (!text.empty() && text[0] == '.') {
     text.remove_prefix(1);
@@ -65,31 +69,37 @@ std::optional<uint64_t> parse_size(absl::string_view text) {
   if (!exponent.has_value()) return std::nullopt;
   const uint64_t unit = uint64_t{1} << (10 * *exponent);
   const std::optional<uint64_t> product = checked_multiply(whole, unit);
-  const std::optional<uint64_t> fraction = parse_fraction(fraction_digits, unit);
+  const std::optional<uint64_t> fraction =
+      parse_fraction(fraction_digits, unit);
   if (!product.has_value() || !fraction.has_value()) return std::nullopt;
   return checked_add(*product, *fraction);
 }
 
-absl::StatusOr<uint64_t> parse_size_option(absl::string_view name, absl::string_view value) {
+absl::StatusOr<uint64_t> parse_size_option(absl::string_view name,
+                                           absl::string_view value) {
   const std::optional<uint64_t> size = parse_size(value);
   if (size.has_value()) return *size;
-  return absl::InvalidArgumentError(
-      absl::StrCat("Parameter '", name, "' expects a non-negative number below 2^64\n",
-                   "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, peta-\n",
-                   "and exabytes, respectively."));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "Parameter '", name, "' expects a non-negative number below 2^64\n",
+      "Optional suffix k, M, G, T, P or E means kilo-, mega-, giga-, tera-, "
+      "peta-\n",
+      "and exabytes, respectively."));
 }
 
-absl::StatusOr<uint64_t> parse_number_option(absl::string_view name, absl::string_view value) {
+absl::StatusOr<uint64_t> parse_number_option(absl::string_view name,
+                                             absl::string_view value) {
   uint64_t number = 0;
   absl::string_view rest = value;
-  if (!value.empty() && take_digits(&rest) == value && absl::SimpleAtoi(value, &number)) {
+  if (!value.empty() && take_digits(&rest) == value &&
+      absl::SimpleAtoi(value, &number)) {
     return number;
   }
-  return absl::InvalidArgumentError(
-      absl::StrCat("Parameter '", name, "' expects a number, not '", value, "'"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "Parameter '", name, "' expects a number, not '", value, "'"));
 }
 
-absl::StatusOr<bool> parse_bool_option(absl::string_view name, absl::string_view value) {
+absl::StatusOr<bool> parse_bool_option(absl::string_view name,
+                                       absl::string_view value) {
   if (value == "on") return true;
   if (value == "off") return false;
   return absl::InvalidArgumentError(

@@ -19,11 +19,14 @@ std::optional<uint64_t> parse_size(absl::string_view text);
 
 // The value of the option `name`; the message names it.
 // Errors: kInvalidArgument.
-absl::StatusOr<uint64_t> parse_size_option(absl::string_view name, absl::string_view value);
+absl::StatusOr<uint64_t> parse_size_option(absl::string_view name,
+                                           absl::string_view value);
 // Decimal digits only, as QEMU's <num>.
-absl::StatusOr<uint64_t> parse_number_option(absl::string_view name, absl::string_view value);
+absl::StatusOr<uint64_t> parse_number_option(absl::string_view name,
+                                             absl::string_view value);
 // "on" or "off".
-absl::StatusOr<bool> parse_bool_option(absl::string_view name, absl::string_view value);
+absl::StatusOr<bool> parse_bool_option(absl::string_view name,
+                                       absl::string_view value);
 
 }  // namespace spindle
 

@@ -21,7 +21,8 @@ namespace {
 
 // ---- Options -> CreatePlan --------------------------------------------------
 
-// A header of 64 KiB clusters, 16-bit refcounts and version 3 is QEMU's default.
+// A header of 64 KiB clusters, 16-bit refcounts and version 3 is QEMU's
+// default.
 constexpr uint64_t kDefaultClusterSizeBytes = 65536;
 constexpr uint64_t kDefaultRefcountBits = 16;
 // QEMU names the features only where the table does not crowd a small cluster:
@@ -29,8 +30,8 @@ constexpr uint64_t kDefaultRefcountBits = 16;
 constexpr uint64_t kFeatureNamesNeedBytes = 4096;
 
 absl::Status no_such_value(absl::string_view name, absl::string_view value) {
-  return absl::InvalidArgumentError(
-      absl::StrCat("Parameter '", name, "' does not accept value '", value, "'"));
+  return absl::InvalidArgumentError(absl::StrCat(
+      "Parameter '", name, "' does not accept value '", value, "'"));
 }
 
 // Takes options out of the map by name, so that what is left is unknown.
@@ -74,16 +75,19 @@ absl::Status read_version(OptionReader* reader, Header* header) {
 
 absl::Status read_cluster_size(OptionReader* reader, Header* header) {
   uint64_t size = kDefaultClusterSizeBytes;
-  if (const std::optional<std::string> value = reader->take("cluster_size"); value.has_value()) {
-    const absl::StatusOr<uint64_t> parsed = parse_size_option("cluster_size", *value);
+  if (const std::optional<std::string> value = reader->take("cluster_size");
+      value.has_value()) {
+    const absl::StatusOr<uint64_t> parsed =
+        parse_size_option("cluster_size", *value);
     if (!parsed.ok()) return parsed.status();
     size = *parsed;
   }
   constexpr uint64_t kMin = uint64_t{1} << kMinClusterBits;
   constexpr uint64_t kMax = uint64_t{1} << kMaxClusterBits;
   if (!is_power_of_two(size) || size < kMin || size > kMax) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "cluster_size is ", size, ": must be a power of two from ", kMin, " to ", kMax));
+    return absl::InvalidArgumentError(
+        absl::StrCat("cluster_size is ", size, ": must be a power of two from ",
+                     kMin, " to ", kMax));
   }
   header->cluster_bits = static_cast<uint32_t>(std::countr_zero(size));
   return absl::OkStatus();
@@ -91,19 +95,22 @@ absl::Status read_cluster_size(OptionReader* reader, Header* header) {
 
 absl::Status read_refcount_bits(OptionReader* reader, Header* header) {
   uint64_t bits = kDefaultRefcountBits;
-  if (const std::optional<std::string> value = reader->take("refcount_bits"); value.has_value()) {
-    const absl::StatusOr<uint64_t> parsed = parse_number_option("refcount_bits", *value);
+  if (const std::optional<std::string> value = reader->take("refcount_bits");
+      value.has_value()) {
+    const absl::StatusOr<uint64_t> parsed =
+        parse_number_option("refcount_bits", *value);
     if (!parsed.ok()) return parsed.status();
     bits = *parsed;
   }
   constexpr uint64_t kMax = uint64_t{1} << kMaxRefcountOrder;
   if (!is_power_of_two(bits) || bits > kMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("refcount_bits is ", bits, ": must be a power of two up to ", kMax));
+    return absl::InvalidArgumentError(absl::StrCat(
+        "refcount_bits is ", bits, ": must be a power of two up to ", kMax));
   }
   if (header->version == kVersion2 && bits != kDefaultRefcountBits) {
-    return absl::InvalidArgumentError(absl::StrCat("refcount_bits is ", bits, ": compat=0.10 has ",
-                                                   kDefaultRefcountBits, " only"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("refcount_bits is ", bits, ": compat=0.10 has ",
+                     kDefaultRefcountBits, " only"));
   }
   header->refcount_order = static_cast<uint32_t>(std::countr_zero(bits));
   return absl::OkStatus();
@@ -142,18 +149,26 @@ absl::Status read_unsupported(OptionReader* reader) {
     if (*on) return refuse(feature.option, feature.name);
   }
   static constexpr Feature kValues[] = {
-      {"data_file", "an external data file"},   {"encrypt.format", "encryption"},
-      {"encrypt.cipher-alg", "encryption"},     {"encrypt.cipher-mode", "encryption"},
-      {"encrypt.hash-alg", "encryption"},       {"encrypt.iter-time", "encryption"},
-      {"encrypt.ivgen-alg", "encryption"},      {"encrypt.ivgen-hash-alg", "encryption"},
+      {"data_file", "an external data file"},
+      {"encrypt.format", "encryption"},
+      {"encrypt.cipher-alg", "encryption"},
+      {"encrypt.cipher-mode", "encryption"},
+      {"encrypt.hash-alg", "encryption"},
+      {"encrypt.iter-time", "encryption"},
+      {"encrypt.ivgen-alg", "encryption"},
+      {"encrypt.ivgen-hash-alg", "encryption"},
       {"encrypt.key-secret", "encryption"},
   };
   for (const Feature& feature : kValues) {
-    if (reader->take(feature.option).has_value()) return refuse(feature.option, feature.name);
+    if (reader->take(feature.option).has_value())
+      return refuse(feature.option, feature.name);
   }
-  const std::string compression = reader->take("compression_type").value_or("zlib");
-  if (compression == "zstd") return refuse("compression_type", "zstd compression");
-  if (compression != "zlib") return no_such_value("compression_type", compression);
+  const std::string compression =
+      reader->take("compression_type").value_or("zlib");
+  if (compression == "zstd")
+    return refuse("compression_type", "zstd compression");
+  if (compression != "zlib")
+    return no_such_value("compression_type", compression);
   return absl::OkStatus();
 }
 
@@ -167,18 +182,21 @@ absl::StatusOr<Preallocation> read_preallocation(OptionReader* reader) {
 }
 
 absl::Status read_size(uint64_t size_bytes, Header* header) {
-  const std::optional<uint64_t> rounded = checked_align_up(size_bytes, kSectorSizeBytes);
+  const std::optional<uint64_t> rounded =
+      checked_align_up(size_bytes, kSectorSizeBytes);
   if (!rounded.has_value() || *rounded > kMaxSizeBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("size is ", size_bytes, ": the limit is ", kMaxSizeBytes));
   }
   constexpr uint64_t kMaxEntries = kMaxL1TableBytes / kL1EntryBytes;
-  const uint64_t entries = divide_round_up(*rounded, header->l1_entry_coverage_bytes());
+  const uint64_t entries =
+      divide_round_up(*rounded, header->l1_entry_coverage_bytes());
   if (entries > kMaxEntries) {
     return absl::InvalidArgumentError(absl::StrCat(
-        "size is ", size_bytes, ": with clusters of ", header->cluster_size_bytes(),
-        " bytes the limit is ", kMaxEntries * header->l1_entry_coverage_bytes(),
-        " (an L1 table of ", kMaxL1TableBytes, " bytes); use a larger cluster size"));
+        "size is ", size_bytes, ": with clusters of ",
+        header->cluster_size_bytes(), " bytes the limit is ",
+        kMaxEntries * header->l1_entry_coverage_bytes(), " (an L1 table of ",
+        kMaxL1TableBytes, " bytes); use a larger cluster size"));
   }
   header->size_bytes = *rounded;
   header->l1_entry_count = static_cast<uint32_t>(entries);
@@ -190,20 +208,22 @@ absl::Status read_backing(const CreateOptions& options, Header* header) {
   const std::string& format = options.backing_format;
   if (name.empty()) {
     if (format.empty()) return absl::OkStatus();
-    return absl::InvalidArgumentError("Backing format cannot be used without backing file");
+    return absl::InvalidArgumentError(
+        "Backing format cannot be used without backing file");
   }
   if (format.empty()) {
-    return absl::InvalidArgumentError("Backing file specified without backing format");
+    return absl::InvalidArgumentError(
+        "Backing file specified without backing format");
   }
   if (name.size() > kMaxBackingFilenameBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("the backing file's name has ", name.size(),
-                                                   " bytes; the limit is ",
-                                                   kMaxBackingFilenameBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the backing file's name has ", name.size(),
+                     " bytes; the limit is ", kMaxBackingFilenameBytes));
   }
   if (format.size() > kMaxBackingFormatBytes) {
-    return absl::InvalidArgumentError(absl::StrCat("backing format '", format, "' has ",
-                                                   format.size(), " bytes; the limit is ",
-                                                   kMaxBackingFormatBytes));
+    return absl::InvalidArgumentError(
+        absl::StrCat("backing format '", format, "' has ", format.size(),
+                     " bytes; the limit is ", kMaxBackingFormatBytes));
   }
   header->backing_filename = name;
   header->backing_format = format;
@@ -214,7 +234,8 @@ void add_feature_names(Header* header) {
   if (header->version == kVersion2) return;
   uint64_t used = header->header_length;
   if (!header->backing_format.empty()) {
-    used += kExtensionHeaderBytes + align_up(header->backing_format.size(), kExtensionAlignment);
+    used += kExtensionHeaderBytes +
+            align_up(header->backing_format.size(), kExtensionAlignment);
   }
   if (header->cluster_size_bytes() - used >= kFeatureNamesNeedBytes) {
     header->extensions.push_back(default_feature_names());
@@ -226,9 +247,8 @@ void add_feature_names(Header* header) {
 // QEMU maps at most this much in one go while it preallocates metadata, which
 // decides where tables and data alternate.
 constexpr uint64_t kMaxMappedAtOnceBytes = (uint64_t{1} << 31) - 1;
-constexpr uint64_t kMaxRequestBytes = kMaxMappedAtOnceBytes & ~(kSectorSizeBytes - 1);
-// ... and never beyond a slice of its L2 cache.
-constexpr uint64_t kL2SliceBytes = 65536;
+constexpr uint64_t kMaxRequestBytes =
+    kMaxMappedAtOnceBytes & ~(kSectorSizeBytes - 1);
 constexpr size_t kZeroBufferBytes = size_t{1} << 20;
 
 class ImageWriter {
@@ -239,7 +259,8 @@ class ImageWriter {
         channel_(std::move(file)),
         allocator_(header_.cluster_bits, header_.refcount_order,
                    [this](uint64_t offset, absl::Span<const uint64_t> table) {
-                     return write_entries(Purpose::kReftableGrow, offset, table);
+                     return write_entries(Purpose::kReftableGrow, offset,
+                                          table);
                    }),
         l1_(header_.l1_entry_count) {}
 
@@ -248,7 +269,8 @@ class ImageWriter {
     absl::Status status = allocate_l1();
     if (status.ok()) status = preallocate();
     if (status.ok()) status = write_l2();
-    if (status.ok()) status = write_entries(Purpose::kL1Update, header_.l1_table_offset, l1_);
+    if (status.ok())
+      status = write_entries(Purpose::kL1Update, header_.l1_table_offset, l1_);
     if (status.ok()) status = write_refcounts();
     if (status.ok()) status = channel_.flush();
     if (status.ok()) status = write_header();
@@ -263,8 +285,8 @@ class ImageWriter {
 
   absl::Status allocate_l1() {
     if (l1_.empty()) return absl::OkStatus();
-    const absl::StatusOr<uint64_t> offset = allocator_.allocate(
-        divide_round_up(header_.l1_table_bytes(), header_.cluster_size_bytes()));
+    const absl::StatusOr<uint64_t> offset = allocator_.allocate(divide_round_up(
+        header_.l1_table_bytes(), header_.cluster_size_bytes()));
     if (!offset.ok()) return offset.status();
     header_.l1_table_offset = *offset;
     return absl::OkStatus();
@@ -298,27 +320,30 @@ class ImageWriter {
   // Maps clusters from `first` on to adjacent host clusters, as many of `count`
   // as stay adjacent; returns how many.
   absl::StatusOr<uint64_t> map_adjacent(uint64_t first, uint64_t count) {
-    const uint64_t slice_entries =
-        std::min(kL2SliceBytes, header_.cluster_size_bytes()) / kL2EntryBytes;
+    const uint64_t table_entries = header_.l2_entry_count();
     uint64_t done = 0;
     uint64_t host_offset = 0;
     while (done < count) {
       const uint64_t cluster = first + done;
       if (absl::Status status = open_l2(cluster); !status.ok()) return status;
-      const uint64_t run = std::min({count - done, slice_entries - cluster % slice_entries,
-                                     kMaxRequestBytes >> header_.cluster_bits});
+      const uint64_t run =
+          std::min({count - done, table_entries - cluster % table_entries,
+                    kMaxRequestBytes >> header_.cluster_bits});
       uint64_t allocated = run;
       if (done == 0) {
         const absl::StatusOr<uint64_t> offset = allocator_.allocate(run);
         if (!offset.ok()) return offset.status();
         host_offset = *offset;
       } else {
-        const absl::StatusOr<uint64_t> free = allocator_.allocate_at(host_offset, run);
+        const absl::StatusOr<uint64_t> free =
+            allocator_.allocate_at(host_offset, run);
         if (!free.ok()) return free.status();
         allocated = *free;
         if (allocated == 0) break;
       }
-      if (absl::Status status = map(cluster, host_offset, allocated); !status.ok()) return status;
+      if (absl::Status status = map(cluster, host_offset, allocated);
+          !status.ok())
+        return status;
       host_offset += allocated << header_.cluster_bits;
       done += allocated;
     }
@@ -330,24 +355,31 @@ class ImageWriter {
   absl::Status map_one_data_area() {
     const uint64_t count = cluster_count();
     const uint64_t tables = divide_round_up(count, header_.l2_entry_count());
-    const absl::StatusOr<uint64_t> start = allocator_.reserve_behind_end(count + tables);
+    const absl::StatusOr<uint64_t> start =
+        allocator_.reserve_behind_end(count + tables);
     if (!start.ok()) return start.status();
-    const absl::StatusOr<uint64_t> allocated = allocator_.allocate_at(*start, count);
+    const absl::StatusOr<uint64_t> allocated =
+        allocator_.allocate_at(*start, count);
     if (!allocated.ok()) return allocated.status();
-    if (*allocated != count) return absl::InternalError("the data area is not free");
-    if (absl::Status status = map(0, *start, count); !status.ok()) return status;
+    if (*allocated != count)
+      return absl::InternalError("the data area is not free");
+    if (absl::Status status = map(0, *start, count); !status.ok())
+      return status;
     return fill_data_area({*start, count << header_.cluster_bits});
   }
 
   absl::Status fill_data_area(ByteRange area) {
     if (area.empty()) return absl::OkStatus();
     if (preallocation_ == Preallocation::kFalloc) {
-      return channel_.write_zeroes(Purpose::kPwritevZero, area, WriteZeroesFlags{});
+      return channel_.write_zeroes(Purpose::kPwritevZero, area,
+                                   WriteZeroesFlags{});
     }
     const std::vector<uint8_t> zeroes(kZeroBufferBytes);
     for (uint64_t offset = area.offset; offset < area.end();) {
-      const size_t length = std::min<uint64_t>(zeroes.size(), area.end() - offset);
-      absl::Status status = channel_.write(Purpose::kPwritevZero, zeroes.data(), length, offset);
+      const size_t length =
+          std::min<uint64_t>(zeroes.size(), area.end() - offset);
+      absl::Status status =
+          channel_.write(Purpose::kPwritevZero, zeroes.data(), length, offset);
       if (!status.ok()) return status;
       offset += length;
     }
@@ -356,7 +388,8 @@ class ImageWriter {
 
   absl::Status map(uint64_t cluster, uint64_t host_offset, uint64_t count) {
     for (uint64_t i = 0; i < count; ++i) {
-      if (absl::Status status = open_l2(cluster + i); !status.ok()) return status;
+      if (absl::Status status = open_l2(cluster + i); !status.ok())
+        return status;
       l2_[(cluster + i) % header_.l2_entry_count()] =
           (host_offset + (i << header_.cluster_bits)) | kEntryCopied;
     }
@@ -388,24 +421,27 @@ class ImageWriter {
     for (uint64_t i = 0; i < table.size(); ++i) {
       if (table[i] == 0) continue;
       allocator_.render_block(i, &block);
-      absl::Status status =
-          channel_.write(Purpose::kRefblockAlloc, block.data(), block.size(), table[i]);
+      absl::Status status = channel_.write(
+          Purpose::kRefblockAlloc, block.data(), block.size(), table[i]);
       if (!status.ok()) return status;
     }
     header_.refcount_table_offset = allocator_.refcount_table_offset();
     header_.refcount_table_clusters = static_cast<uint32_t>(
         (table.size() * kRefcountTableEntryBytes) >> header_.cluster_bits);
-    return write_entries(Purpose::kReftableGrow, header_.refcount_table_offset, table);
+    return write_entries(Purpose::kReftableGrow, header_.refcount_table_offset,
+                         table);
   }
 
   absl::Status write_header() {
     absl::StatusOr<std::vector<uint8_t>> bytes = serialize_header(header_);
     if (!bytes.ok()) return bytes.status();
     bytes->resize(header_.cluster_size_bytes());
-    return channel_.write(Purpose::kHeaderUpdate, bytes->data(), bytes->size(), 0);
+    return channel_.write(Purpose::kHeaderUpdate, bytes->data(), bytes->size(),
+                          0);
   }
 
-  absl::Status write_entries(Purpose purpose, uint64_t offset, absl::Span<const uint64_t> entries) {
+  absl::Status write_entries(Purpose purpose, uint64_t offset,
+                             absl::Span<const uint64_t> entries) {
     if (entries.empty()) return absl::OkStatus();
     std::vector<uint8_t> bytes(entries.size() * sizeof(uint64_t));
     for (size_t i = 0; i < entries.size(); ++i) {
@@ -434,26 +470,32 @@ absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options) {
   if (status.ok()) status = read_cluster_size(&reader, &plan.header);
   if (status.ok()) status = read_refcount_bits(&reader, &plan.header);
   if (status.ok()) status = read_lazy_refcounts(&reader, &plan.header);
-  if (status.ok()) status = read_size(options.size_bytes.value_or(0), &plan.header);
+  if (status.ok())
+    status = read_size(options.size_bytes.value_or(0), &plan.header);
   if (status.ok()) status = read_backing(options, &plan.header);
   if (!status.ok()) return status;
-  const absl::StatusOr<Preallocation> preallocation = read_preallocation(&reader);
+  const absl::StatusOr<Preallocation> preallocation =
+      read_preallocation(&reader);
   if (!preallocation.ok()) return preallocation.status();
   plan.preallocation = *preallocation;
-  if (plan.preallocation != Preallocation::kOff && !plan.header.backing_filename.empty()) {
+  if (plan.preallocation != Preallocation::kOff &&
+      !plan.header.backing_filename.empty()) {
     return absl::InvalidArgumentError(
-        "Backing file and preallocation can only be used at the same time if extended_l2 is "
+        "Backing file and preallocation can only be used at the same time if "
+        "extended_l2 is "
         "enabled, which is not supported");
   }
   if (status = reader.expect_empty(); !status.ok()) return status;
   add_feature_names(&plan.header);
   // Finds out whether the backing file's name fits.
-  const absl::StatusOr<std::vector<uint8_t>> bytes = serialize_header(plan.header);
+  const absl::StatusOr<std::vector<uint8_t>> bytes =
+      serialize_header(plan.header);
   if (!bytes.ok()) return bytes.status();
   return plan;
 }
 
-absl::Status write_image(const CreatePlan& plan, std::shared_ptr<BlockDriver> file) {
+absl::Status write_image(const CreatePlan& plan,
+                         std::shared_ptr<BlockDriver> file) {
   return ImageWriter(plan, std::move(file)).write();
 }
 

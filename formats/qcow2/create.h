@@ -42,7 +42,8 @@ absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options);
 
 // Writes the image that `plan` describes into `file`, which is empty and can
 // grow, and flushes it.
-absl::Status write_image(const CreatePlan& plan, std::shared_ptr<BlockDriver> file);
+absl::Status write_image(const CreatePlan& plan,
+                         std::shared_ptr<BlockDriver> file);
 
 }  // namespace spindle::qcow2
 

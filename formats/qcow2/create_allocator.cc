@@ -13,7 +13,8 @@ namespace spindle::qcow2 {
 namespace {
 
 // Sets the refcount `index` of `block` to 1.
-void set_refcount_to_one(uint64_t index, uint32_t refcount_order, std::vector<uint8_t>* block) {
+void set_refcount_to_one(uint64_t index, uint32_t refcount_order,
+                         std::vector<uint8_t>* block) {
   if (refcount_order < 3) {
     // Below a byte, the first refcount stands in the least significant bits.
     const uint64_t bit = index << refcount_order;
@@ -74,10 +75,12 @@ void CreateAllocator::set_free(uint64_t cluster, uint64_t count) {
   next_free_ = std::min(next_free_, cluster);
 }
 
-uint64_t CreateAllocator::free_run_length(uint64_t cluster, uint64_t at_most) const {
+uint64_t CreateAllocator::free_run_length(uint64_t cluster,
+                                          uint64_t at_most) const {
   const auto next = used_.upper_bound(cluster);
   if (next != used_.begin() && std::prev(next)->second > cluster) return 0;
-  return next == used_.end() ? at_most : std::min(at_most, next->first - cluster);
+  return next == used_.end() ? at_most
+                             : std::min(at_most, next->first - cluster);
 }
 
 uint64_t CreateAllocator::find_free(uint64_t count) {
@@ -96,7 +99,8 @@ uint64_t CreateAllocator::find_free(uint64_t count) {
 
 // Gives the clusters a refcount of 1, with refcount blocks for them.  On
 // kAgain nothing is taken, but for the new refcount block.
-absl::StatusOr<CreateAllocator::Outcome> CreateAllocator::take(uint64_t cluster, uint64_t count) {
+absl::StatusOr<CreateAllocator::Outcome> CreateAllocator::take(uint64_t cluster,
+                                                               uint64_t count) {
   const uint64_t end = cluster + count;
   for (uint64_t at = cluster; at < end;) {
     const absl::StatusOr<Outcome> outcome = ensure_block(at);
@@ -106,7 +110,8 @@ absl::StatusOr<CreateAllocator::Outcome> CreateAllocator::take(uint64_t cluster,
       next_free_ = std::min(next_free_, cluster);
       return Outcome::kAgain;
     }
-    const uint64_t block_end = (at / block_entry_count_ + 1) * block_entry_count_;
+    const uint64_t block_end =
+        (at / block_entry_count_ + 1) * block_entry_count_;
     const uint64_t taken = std::min(end, block_end) - at;
     set_used(at, taken);
     at += taken;
@@ -116,9 +121,11 @@ absl::StatusOr<CreateAllocator::Outcome> CreateAllocator::take(uint64_t cluster,
 
 // Makes sure that a refcount block describes `cluster`; kAgain if it had to
 // make one.
-absl::StatusOr<CreateAllocator::Outcome> CreateAllocator::ensure_block(uint64_t cluster) {
+absl::StatusOr<CreateAllocator::Outcome> CreateAllocator::ensure_block(
+    uint64_t cluster) {
   const uint64_t table_index = cluster / block_entry_count_;
-  if (table_index < table_.size() && table_[table_index] != 0) return Outcome::kDone;
+  if (table_index < table_.size() && table_[table_index] != 0)
+    return Outcome::kDone;
 
   const uint64_t block = find_free(1);
   if (block / block_entry_count_ == table_index) {
@@ -133,10 +140,11 @@ absl::StatusOr<CreateAllocator::Outcome> CreateAllocator::ensure_block(uint64_t 
   }
   // The table is full.  A new one goes behind everything, with refcount blocks
   // that describe it and themselves.
-  const uint64_t blocks_in_use = divide_round_up(std::max(cluster + 1, block), block_entry_count_);
+  const uint64_t blocks_in_use =
+      divide_round_up(std::max(cluster + 1, block), block_entry_count_);
   const absl::StatusOr<uint64_t> end =
-      make_refcount_area(blocks_in_use * block_entry_count_, 0, false, table_index,
-                         block << cluster_bits_);
+      make_refcount_area(blocks_in_use * block_entry_count_, 0, false,
+                         table_index, block << cluster_bits_);
   if (!end.ok()) return end.status();
   return Outcome::kAgain;
 }
@@ -144,13 +152,15 @@ absl::StatusOr<CreateAllocator::Outcome> CreateAllocator::ensure_block(uint64_t 
 // How many refcount blocks describe `clusters` clusters, those blocks and their
 // table; `generous` makes room for a table half as large again.
 uint64_t CreateAllocator::blocks_for(uint64_t clusters, bool generous) const {
-  const uint64_t entries_per_table_cluster = cluster_size() / kRefcountTableEntryBytes;
+  const uint64_t entries_per_table_cluster =
+      cluster_size() / kRefcountTableEntryBytes;
   uint64_t blocks = 0;
   uint64_t table_clusters = 0;
   uint64_t last = 0;
   for (uint64_t total = 0;;) {
     last = total;
-    blocks = divide_round_up(clusters + table_clusters + blocks, block_entry_count_);
+    blocks =
+        divide_round_up(clusters + table_clusters + blocks, block_entry_count_);
     table_clusters = divide_round_up(blocks, entries_per_table_cluster);
     total = clusters + blocks + table_clusters;
     if (total != last) continue;
@@ -161,16 +171,19 @@ uint64_t CreateAllocator::blocks_for(uint64_t clusters, bool generous) const {
   }
 }
 
-absl::StatusOr<uint64_t> CreateAllocator::make_refcount_area(uint64_t start, uint64_t additional,
-                                                             bool exact, uint64_t new_block_index,
-                                                             uint64_t new_block_offset) {
+absl::StatusOr<uint64_t> CreateAllocator::make_refcount_area(
+    uint64_t start, uint64_t additional, bool exact, uint64_t new_block_index,
+    uint64_t new_block_offset) {
   const uint64_t block_count = blocks_for(start + additional, !exact);
-  const uint64_t wanted = exact ? block_count : block_count + divide_round_up(block_count, 2);
-  const uint64_t table_bytes = align_up(wanted * kRefcountTableEntryBytes, cluster_size());
+  const uint64_t wanted =
+      exact ? block_count : block_count + divide_round_up(block_count, 2);
+  const uint64_t table_bytes =
+      align_up(wanted * kRefcountTableEntryBytes, cluster_size());
   if (table_bytes > kMaxRefcountTableBytes) {
-    return absl::ResourceExhaustedError(absl::StrCat(
-        "qcow2: the refcount table would have ", table_bytes, " bytes; the limit is ",
-        kMaxRefcountTableBytes, " (a larger cluster size or smaller refcounts help)"));
+    return absl::ResourceExhaustedError(
+        absl::StrCat("qcow2: the refcount table would have ", table_bytes,
+                     " bytes; the limit is ", kMaxRefcountTableBytes,
+                     " (a larger cluster size or smaller refcounts help)"));
   }
   std::vector<uint64_t> table = table_;
   while (!table.empty() && table.back() == 0) table.pop_back();
@@ -184,16 +197,19 @@ absl::StatusOr<uint64_t> CreateAllocator::make_refcount_area(uint64_t start, uin
   const uint64_t table_offset = next << cluster_bits_;
   const uint64_t end = next + (table_bytes >> cluster_bits_);
   set_used(start, end - start);
-  if (absl::Status status = switch_table(table_offset, std::move(table)); !status.ok()) {
+  if (absl::Status status = switch_table(table_offset, std::move(table));
+      !status.ok()) {
     return status;
   }
   return end;
 }
 
-absl::Status CreateAllocator::switch_table(uint64_t offset, std::vector<uint64_t> table) {
+absl::Status CreateAllocator::switch_table(uint64_t offset,
+                                           std::vector<uint64_t> table) {
   absl::Status status = retire_table_(table_offset_, table_);
   if (!status.ok()) return status;
-  const uint64_t old_clusters = (table_.size() * kRefcountTableEntryBytes) >> cluster_bits_;
+  const uint64_t old_clusters =
+      (table_.size() * kRefcountTableEntryBytes) >> cluster_bits_;
   const uint64_t old_first = table_offset_ >> cluster_bits_;
   table_offset_ = offset;
   table_ = std::move(table);
@@ -210,7 +226,8 @@ absl::StatusOr<uint64_t> CreateAllocator::allocate(uint64_t count) {
   }
 }
 
-absl::StatusOr<uint64_t> CreateAllocator::allocate_at(uint64_t offset, uint64_t count) {
+absl::StatusOr<uint64_t> CreateAllocator::allocate_at(uint64_t offset,
+                                                      uint64_t count) {
   const uint64_t first = offset >> cluster_bits_;
   for (;;) {
     const uint64_t length = free_run_length(first, count);
@@ -227,7 +244,8 @@ absl::StatusOr<uint64_t> CreateAllocator::reserve_behind_end(uint64_t count) {
   return *end << cluster_bits_;
 }
 
-void CreateAllocator::render_block(uint64_t table_index, std::vector<uint8_t>* block) const {
+void CreateAllocator::render_block(uint64_t table_index,
+                                   std::vector<uint8_t>* block) const {
   block->assign(cluster_size(), 0);
   const uint64_t first = table_index * block_entry_count_;
   const uint64_t end = first + block_entry_count_;
@@ -235,7 +253,8 @@ void CreateAllocator::render_block(uint64_t table_index, std::vector<uint8_t>* b
   if (run != used_.begin()) --run;
   for (; run != used_.end() && run->first < end; ++run) {
     const uint64_t run_end = std::min(run->second, end);
-    for (uint64_t cluster = std::max(run->first, first); cluster < run_end; ++cluster) {
+    for (uint64_t cluster = std::max(run->first, first); cluster < run_end;
+         ++cluster) {
       set_refcount_to_one(cluster - first, refcount_order_, block);
     }
   }

@@ -23,11 +23,13 @@ namespace spindle::qcow2 {
 class CreateAllocator {
  public:
   // What stays behind in clusters that a refcount table gave up.
-  using RetireTable = std::function<absl::Status(uint64_t offset, absl::Span<const uint64_t> table)>;
+  using RetireTable = std::function<absl::Status(
+      uint64_t offset, absl::Span<const uint64_t> table)>;
 
   // Begins with the three clusters of an empty image in use: header, refcount
   // table and refcount block.
-  CreateAllocator(uint32_t cluster_bits, uint32_t refcount_order, RetireTable retire_table);
+  CreateAllocator(uint32_t cluster_bits, uint32_t refcount_order,
+                  RetireTable retire_table);
 
   // Allocates `count` adjacent clusters, the first that are free, and returns
   // the host offset.
@@ -62,8 +64,10 @@ class CreateAllocator {
   absl::StatusOr<Outcome> take(uint64_t cluster, uint64_t count);
   absl::StatusOr<Outcome> ensure_block(uint64_t cluster);
   // See reserve_behind_end(); `start` is a host cluster behind everything.
-  absl::StatusOr<uint64_t> make_refcount_area(uint64_t start, uint64_t additional, bool exact,
-                                              uint64_t new_block_index, uint64_t new_block_offset);
+  absl::StatusOr<uint64_t> make_refcount_area(uint64_t start,
+                                              uint64_t additional, bool exact,
+                                              uint64_t new_block_index,
+                                              uint64_t new_block_offset);
   uint64_t blocks_for(uint64_t clusters, bool generous) const;
   absl::Status switch_table(uint64_t offset, std::vector<uint64_t> table);
 

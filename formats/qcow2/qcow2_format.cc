@@ -26,13 +26,14 @@ class Qcow2Format final : public ImageFormat {
     return looks_like_qcow2(head) ? kProbeCertain : 0;
   }
 
-  absl::StatusOr<std::shared_ptr<BlockDriver>> open(std::shared_ptr<BlockDriver> file,
-                                                    const OpenOptions& options,
-                                                    const OpenContext& context) const override {
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open(
+      std::shared_ptr<BlockDriver> file, const OpenOptions& options,
+      const OpenContext& context) const override {
     return open_qcow2(std::move(file), options, context);
   }
 
-  absl::Status create(std::shared_ptr<BlockDriver> file, const CreateOptions& options,
+  absl::Status create(std::shared_ptr<BlockDriver> file,
+                      const CreateOptions& options,
                       const OpenContext&) const override {
     const absl::StatusOr<CreatePlan> plan = plan_create(options);
     if (!plan.ok()) return plan.status();
@@ -40,21 +41,39 @@ class Qcow2Format final : public ImageFormat {
   }
 
   std::vector<OptionHelp> create_options() const override {
+    // What QEMU's tools know, so that they can be refused by name.
     return {
         {"backing_file", "<str>", "File name of a base image"},
         {"backing_fmt", "<str>", "Image format of the base image"},
         {"cluster_size", "<size>", "qcow2 cluster size"},
         {"compat", "<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"},
-        {"compression_type", "<str>", "Compression method of compressed clusters (zlib)"},
+        {"compression_type", "<str>",
+         "Method of compressed clusters (only zlib yet)"},
+        {"data_file", "<str>", "File name of an external data file (not yet)"},
+        {"data_file_raw", "<bool (on/off)>",
+         "The data file stays a raw image (not yet)"},
+        {"encrypt.cipher-alg", "<str>", "Encryption (not yet)"},
+        {"encrypt.cipher-mode", "<str>", "Encryption (not yet)"},
+        {"encrypt.format", "<str>", "Encryption (not yet)"},
+        {"encrypt.hash-alg", "<str>", "Encryption (not yet)"},
+        {"encrypt.iter-time", "<num>", "Encryption (not yet)"},
+        {"encrypt.ivgen-alg", "<str>", "Encryption (not yet)"},
+        {"encrypt.ivgen-hash-alg", "<str>", "Encryption (not yet)"},
+        {"encrypt.key-secret", "<str>", "Encryption (not yet)"},
+        {"encryption", "<bool (on/off)>", "Encryption (not yet)"},
+        {"extended_l2", "<bool (on/off)>", "Extended L2 tables (not yet)"},
         {"lazy_refcounts", "<bool (on/off)>", "Postpone refcount updates"},
-        {"preallocation", "<str>", "Preallocation mode (off, metadata, falloc, full)"},
+        {"preallocation", "<str>",
+         "Preallocation mode (off, metadata, falloc, full)"},
         {"refcount_bits", "<num>", "Width of a reference count entry in bits"},
         {"size", "<size>", "Virtual disk size"},
     };
   }
 
   bool supports_backing() const override { return true; }
-  uint64_t initial_file_length(const CreateOptions&) const override { return 0; }
+  uint64_t initial_file_length(const CreateOptions&) const override {
+    return 0;
+  }
 };
 
 }  // namespace

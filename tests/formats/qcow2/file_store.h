@@ -25,7 +25,8 @@ class FileStore final : public BlockDriver {
  public:
   // Makes an empty file.
   explicit FileStore(const std::string& path)
-      : fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0644)) {}
+      : fd_(::open(path.c_str(), O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC,
+                   0644)) {}
   ~FileStore() override { ::close(fd_); }
 
   absl::Status read(const IoVector& qiov, Sector sector) override {
@@ -33,7 +34,8 @@ class FileStore final : public BlockDriver {
     uint64_t offset = sector.byte_offset();
     for (size_t i = 0; i < qiov.segment_count(); ++i) {
       const iovec segment = qiov.segment(i);
-      if (::pread(fd_, segment.iov_base, segment.iov_len, static_cast<off_t>(offset)) < 0) {
+      if (::pread(fd_, segment.iov_base, segment.iov_len,
+                  static_cast<off_t>(offset)) < 0) {
         return errno_status(errno, "pread");
       }
       offset += segment.iov_len;
@@ -50,7 +52,8 @@ class FileStore final : public BlockDriver {
     const IoVector kept = trim ? qiov.slice(0, length - offset) : qiov;
     for (size_t i = 0; i < kept.segment_count(); ++i) {
       const iovec segment = kept.segment(i);
-      if (::pwrite(fd_, segment.iov_base, segment.iov_len, static_cast<off_t>(offset)) !=
+      if (::pwrite(fd_, segment.iov_base, segment.iov_len,
+                   static_cast<off_t>(offset)) !=
           static_cast<ssize_t>(segment.iov_len)) {
         return errno_status(errno, "pwrite");
       }
@@ -63,17 +66,21 @@ class FileStore final : public BlockDriver {
   absl::string_view format_name() const override { return "test file"; }
   bool read_only() const override { return false; }
   Capabilities capabilities() const override {
-    return {Capability::kGrows, Capability::kSetLength, Capability::kWriteZeroes};
+    return {Capability::kGrows, Capability::kSetLength,
+            Capability::kWriteZeroes};
   }
 
   uint64_t length_bytes() const override {
     struct stat status = {};
-    return ::fstat(fd_, &status) == 0 ? static_cast<uint64_t>(status.st_size) : 0;
+    return ::fstat(fd_, &status) == 0 ? static_cast<uint64_t>(status.st_size)
+                                      : 0;
   }
 
   absl::Status set_length(uint64_t length, SetLengthMode mode) override {
-    if (mode == SetLengthMode::kGrowOnly && length <= length_bytes()) return absl::OkStatus();
-    if (::ftruncate(fd_, static_cast<off_t>(length)) != 0) return errno_status(errno, "ftruncate");
+    if (mode == SetLengthMode::kGrowOnly && length <= length_bytes())
+      return absl::OkStatus();
+    if (::ftruncate(fd_, static_cast<off_t>(length)) != 0)
+      return errno_status(errno, "ftruncate");
     return absl::OkStatus();
   }
 

@@ -27,9 +27,11 @@ using ::spindle::testing::temporary_path;
 using Bytes = std::vector<uint8_t>;
 
 // An image that qemu-img makes.
-Bytes qemu_image(const std::string& options, const std::vector<std::string>& more = {}) {
+Bytes qemu_image(const std::string& options,
+                 const std::vector<std::string>& more = {}) {
   const std::string path = temporary_path("image");
-  std::vector<std::string> command = {"qemu-img", "create", "-q", "-u", "-f", "qcow2"};
+  std::vector<std::string> command = {"qemu-img", "create", "-q",
+                                      "-u",       "-f",     "qcow2"};
   if (!options.empty()) command.insert(command.end(), {"-o", options});
   command.insert(command.end(), more.begin(), more.end());
   command.insert(command.end(), {path, "10M"});
@@ -40,11 +42,14 @@ Bytes qemu_image(const std::string& options, const std::vector<std::string>& mor
   return bytes.ok() ? *bytes : Bytes();
 }
 
-absl::StatusOr<Header> parse(const Bytes& image) { return parse_header(image, image.size()); }
+absl::StatusOr<Header> parse(const Bytes& image) {
+  return parse_header(image, image.size());
+}
 
 TEST(Header, ReadsWhatQemuWrites) {
-  const auto header = parse(qemu_image("cluster_size=4k,refcount_bits=8,lazy_refcounts=on",
-                                       {"-b", "base.img", "-F", "vmdk"}));
+  const auto header =
+      parse(qemu_image("cluster_size=4k,refcount_bits=8,lazy_refcounts=on",
+                       {"-b", "base.img", "-F", "vmdk"}));
   ASSERT_TRUE(header.ok()) << header.status();
   EXPECT_EQ(header->version, 3u);
   EXPECT_EQ(header->cluster_size_bytes(), 4096u);
@@ -79,16 +84,19 @@ TEST(Header, KnowsTheFeatureNamesThatQemuWrites) {
   ASSERT_TRUE(header.ok()) << header.status();
   ASSERT_EQ(header->extensions.size(), 1u);
   EXPECT_EQ(header->extensions[0], default_feature_names());
-  EXPECT_EQ(feature_name(*header, kFeatureTypeIncompatible, 4), "extended L2 entries (bit 4)");
+  EXPECT_EQ(feature_name(*header, kFeatureTypeIncompatible, 4),
+            "extended L2 entries (bit 4)");
   EXPECT_EQ(feature_name(*header, kFeatureTypeIncompatible, 9), "bit 9");
 }
 
 TEST(Header, SerialisesToTheBytesThatItWasParsedFrom) {
-  for (const char* options : {"", "compat=0.10", "cluster_size=512", "lazy_refcounts=on"}) {
+  for (const char* options :
+       {"", "compat=0.10", "cluster_size=512", "lazy_refcounts=on"}) {
     for (bool backing : {false, true}) {
       SCOPED_TRACE(absl::StrCat(options, backing ? " backing" : ""));
-      const Bytes image = qemu_image(options, backing ? std::vector<std::string>{"-b", "b", "-F", "raw"}
-                                                      : std::vector<std::string>{});
+      const Bytes image = qemu_image(
+          options, backing ? std::vector<std::string>{"-b", "b", "-F", "raw"}
+                           : std::vector<std::string>{});
       const auto header = parse(image);
       ASSERT_TRUE(header.ok()) << header.status();
       auto bytes = serialize_header(*header);
@@ -113,7 +121,8 @@ TEST(Header, KeepsUnknownExtensionsAndFields) {
 }
 
 TEST(Header, FindsTheNamePastTheBytesOfTheFirstSectors) {
-  const auto length = header_read_length(Bytes(qemu_image("cluster_size=2M")), 100000);
+  const auto length =
+      header_read_length(Bytes(qemu_image("cluster_size=2M")), 100000);
   ASSERT_TRUE(length.ok());
   EXPECT_EQ(*length, 100000u);
 }
@@ -127,13 +136,15 @@ struct Damage {
   const char* message;
 };
 
-Damage set32(const char* name, size_t offset, uint32_t value, absl::StatusCode code,
-             const char* message) {
-  return {name, [=](Bytes* image) { store_big32(&(*image)[offset], value); }, code, message};
+Damage set32(const char* name, size_t offset, uint32_t value,
+             absl::StatusCode code, const char* message) {
+  return {name, [=](Bytes* image) { store_big32(&(*image)[offset], value); },
+          code, message};
 }
-Damage set64(const char* name, size_t offset, uint64_t value, absl::StatusCode code,
-             const char* message) {
-  return {name, [=](Bytes* image) { store_big64(&(*image)[offset], value); }, code, message};
+Damage set64(const char* name, size_t offset, uint64_t value,
+             absl::StatusCode code, const char* message) {
+  return {name, [=](Bytes* image) { store_big64(&(*image)[offset], value); },
+          code, message};
 }
 
 constexpr absl::StatusCode kLoss = absl::StatusCode::kDataLoss;
@@ -143,64 +154,95 @@ constexpr absl::StatusCode kUnknown = absl::StatusCode::kUnimplemented;
 std::vector<Damage> damages() {
   return {
       {"Empty", [](Bytes* b) { b->clear(); }, kInvalid, "has 0 bytes"},
-      {"Cut in the fields", [](Bytes* b) { b->resize(71); }, kInvalid, "71 bytes"},
-      {"Cut in version 3", [](Bytes* b) { b->resize(103); }, kInvalid, "103 bytes"},
-      {"Cut before the tables", [](Bytes* b) { b->resize(4096); }, kLoss, "beyond the end"},
+      {"Cut in the fields", [](Bytes* b) { b->resize(71); }, kInvalid,
+       "71 bytes"},
+      {"Cut in version 3", [](Bytes* b) { b->resize(103); }, kInvalid,
+       "103 bytes"},
+      {"Cut before the tables", [](Bytes* b) { b->resize(4096); }, kLoss,
+       "beyond the end"},
       set32("magic", kMagicOffset, 0x514649fa, kInvalid, "magic"),
       set32("version 1", kVersionOffset, 1, kUnknown, "version is 1"),
       set32("version 4", kVersionOffset, 4, kUnknown, "version is 4"),
-      set32("cluster_bits 8", kClusterBitsOffset, 8, kLoss, "cluster_bits is 8"),
-      set32("cluster_bits 22", kClusterBitsOffset, 22, kLoss, "cluster_bits is 22"),
-      set32("cluster_bits 2^32-1", kClusterBitsOffset, 0xffffffff, kLoss, "cluster_bits"),
+      set32("cluster_bits 8", kClusterBitsOffset, 8, kLoss,
+            "cluster_bits is 8"),
+      set32("cluster_bits 22", kClusterBitsOffset, 22, kLoss,
+            "cluster_bits is 22"),
+      set32("cluster_bits 2^32-1", kClusterBitsOffset, 0xffffffff, kLoss,
+            "cluster_bits"),
       set64("size 2^63", kSizeOffset, uint64_t{1} << 63, kLoss, "size is"),
-      set64("size beyond L1", kSizeOffset, uint64_t{1} << 40, kLoss, "l1_size is 5"),
+      set64("size beyond L1", kSizeOffset, uint64_t{1} << 40, kLoss,
+            "l1_size is 5"),
       set32("crypt 3", kCryptMethodOffset, 3, kUnknown, "crypt_method is 3"),
-      set32("L1 4194305", kL1SizeOffset, (32u << 20) / 8 + 1, kLoss, "l1_size is 4194305"),
+      set32("L1 4194305", kL1SizeOffset, (32u << 20) / 8 + 1, kLoss,
+            "l1_size is 4194305"),
       set32("L1 2^32-1", kL1SizeOffset, 0xffffffff, kLoss, "l1_size"),
-      set32("L1 too long for the file", kL1SizeOffset, 4096, kLoss, "beyond the end"),
+      set32("L1 too long for the file", kL1SizeOffset, 4096, kLoss,
+            "beyond the end"),
       set64("L1 at 0", kL1TableOffsetOffset, 0, kLoss, "L1 table at offset 0"),
       set64("L1 unaligned", kL1TableOffsetOffset, 0x3008, kLoss, "not aligned"),
-      set64("L1 beyond the end", kL1TableOffsetOffset, 1 << 20, kLoss, "beyond the end"),
-      set64("L1 near 2^64", kL1TableOffsetOffset, 0xfffffffffffff000, kLoss, "beyond the end"),
-      set64("L1 on the refcount table", kL1TableOffsetOffset, 0x1000, kLoss, "overlaps the L1"),
-      set64("refcount table at 0", kRefcountTableOffsetOffset, 0, kLoss, "refcount table"),
-      set64("refcount table unaligned", kRefcountTableOffsetOffset, 0x1001, kLoss, "not aligned"),
-      set64("refcount table beyond", kRefcountTableOffsetOffset, 1 << 20, kLoss, "beyond"),
-      set32("no refcount table", kRefcountTableClustersOffset, 0, kLoss, "no refcount table"),
-      set32("refcount table 2049", kRefcountTableClustersOffset, 2049, kLoss, "limit is 2048"),
-      set32("refcount table 2^32-1", kRefcountTableClustersOffset, 0xffffffff, kLoss, "limit"),
-      set32("snapshots 65537", kSnapshotCountOffset, 65537, kLoss, "nb_snapshots is 65537"),
-      set32("snapshots at 0", kSnapshotCountOffset, 1, kLoss, "snapshot table at offset 0"),
-      set64("snapshots unaligned", kSnapshotsOffsetOffset, 3, kLoss, "snapshot table"),
-      set32("refcount_order 7", kRefcountOrderOffset, 7, kLoss, "refcount_order is 7"),
-      set32("header_length 96", kHeaderLengthOffset, 96, kLoss, "header_length is 96"),
-      set32("header_length 105", kHeaderLengthOffset, 105, kLoss, "multiple of 8"),
-      set32("header_length 4104", kHeaderLengthOffset, 4104, kLoss, "limit is 4096"),
-      {"compression type without its bit", [](Bytes* b) { (*b)[kCompressionTypeOffset] = 1; },
-       kLoss, "compression_type is 1"},
-      {"compression type 2", [](Bytes* b) { (*b)[kCompressionTypeOffset] = 2; }, kUnknown,
-       "compression_type is 2"},
+      set64("L1 beyond the end", kL1TableOffsetOffset, 1 << 20, kLoss,
+            "beyond the end"),
+      set64("L1 near 2^64", kL1TableOffsetOffset, 0xfffffffffffff000, kLoss,
+            "beyond the end"),
+      set64("L1 on the refcount table", kL1TableOffsetOffset, 0x1000, kLoss,
+            "overlaps the L1"),
+      set64("refcount table at 0", kRefcountTableOffsetOffset, 0, kLoss,
+            "refcount table"),
+      set64("refcount table unaligned", kRefcountTableOffsetOffset, 0x1001,
+            kLoss, "not aligned"),
+      set64("refcount table beyond", kRefcountTableOffsetOffset, 1 << 20, kLoss,
+            "beyond"),
+      set32("no refcount table", kRefcountTableClustersOffset, 0, kLoss,
+            "no refcount table"),
+      set32("refcount table 2049", kRefcountTableClustersOffset, 2049, kLoss,
+            "limit is 2048"),
+      set32("refcount table 2^32-1", kRefcountTableClustersOffset, 0xffffffff,
+            kLoss, "limit"),
+      set32("snapshots 65537", kSnapshotCountOffset, 65537, kLoss,
+            "nb_snapshots is 65537"),
+      set32("snapshots at 0", kSnapshotCountOffset, 1, kLoss,
+            "snapshot table at offset 0"),
+      set64("snapshots unaligned", kSnapshotsOffsetOffset, 3, kLoss,
+            "snapshot table"),
+      set32("refcount_order 7", kRefcountOrderOffset, 7, kLoss,
+            "refcount_order is 7"),
+      set32("header_length 96", kHeaderLengthOffset, 96, kLoss,
+            "header_length is 96"),
+      set32("header_length 105", kHeaderLengthOffset, 105, kLoss,
+            "multiple of 8"),
+      set32("header_length 4104", kHeaderLengthOffset, 4104, kLoss,
+            "limit is 4096"),
+      {"compression type without its bit",
+       [](Bytes* b) { (*b)[kCompressionTypeOffset] = 1; }, kLoss,
+       "compression_type is 1"},
+      {"compression type 2", [](Bytes* b) { (*b)[kCompressionTypeOffset] = 2; },
+       kUnknown, "compression_type is 2"},
       set64("compression bit without a type", kIncompatibleFeaturesOffset,
             kIncompatibleCompressionType, kLoss, "not zlib"),
-      set64("subclusters of 128 bytes", kIncompatibleFeaturesOffset, kIncompatibleExtendedL2, kLoss,
-            "extended L2"),
+      set64("subclusters of 128 bytes", kIncompatibleFeaturesOffset,
+            kIncompatibleExtendedL2, kLoss, "extended L2"),
       set64("backing name in the fields", kBackingFileOffsetOffset, 64, kLoss,
             "backing_file_offset is 64"),
-      set64("backing name beyond the cluster", kBackingFileOffsetOffset, 4097, kLoss,
-            "backing_file_offset is 4097"),
-      set32("backing name 1024", kBackingFileSizeOffset, 1024, kLoss, "limit is 1023"),
+      set64("backing name beyond the cluster", kBackingFileOffsetOffset, 4097,
+            kLoss, "backing_file_offset is 4097"),
+      set32("backing name 1024", kBackingFileSizeOffset, 1024, kLoss,
+            "limit is 1023"),
       {"backing name across the cluster's end",
-       [](Bytes* b) { store_big64(&(*b)[kBackingFileOffsetOffset], 4090); }, kLoss,
-       "backing_file_size is 8"},
-      {"backing name with a zero", [](Bytes* b) { store_big32(&(*b)[kBackingFileSizeOffset], 9); },
-       kLoss, "zero byte"},
-      set32("extension too long", kVersion3HeaderBytes + 4, 0xffffffff, kLoss, "0xe2792aca"),
-      set32("backing format too long", kVersion3HeaderBytes + 4, 16, kLoss, "backing format"),
+       [](Bytes* b) { store_big64(&(*b)[kBackingFileOffsetOffset], 4090); },
+       kLoss, "backing_file_size is 8"},
+      {"backing name with a zero",
+       [](Bytes* b) { store_big32(&(*b)[kBackingFileSizeOffset], 9); }, kLoss,
+       "zero byte"},
+      set32("extension too long", kVersion3HeaderBytes + 4, 0xffffffff, kLoss,
+            "0xe2792aca"),
+      set32("backing format too long", kVersion3HeaderBytes + 4, 16, kLoss,
+            "backing format"),
   };
 }
 
 TEST(Header, RefusesDamageAndNamesIt) {
-  const Bytes good = qemu_image("cluster_size=4k", {"-b", "base.img", "-F", "vmdk"});
+  const Bytes good =
+      qemu_image("cluster_size=4k", {"-b", "base.img", "-F", "vmdk"});
   ASSERT_TRUE(parse(good).ok());
   for (const Damage& damage : damages()) {
     SCOPED_TRACE(damage.name);
@@ -231,16 +273,28 @@ TEST(Header, RefusesFeaturesThatAreMissingByName) {
     bool only_for_writing;
   } kCases[] = {
       {"snapshots", [](Header* h) { h->snapshot_count = 1; }, false},
-      {"bitmaps", [](Header* h) { h->autoclear_features = kAutoclearBitmaps; }, false},
-      {"bitmaps", [](Header* h) { h->extensions.push_back({kExtensionBitmaps, ""}); }, false},
-      {"data file", [](Header* h) { h->incompatible_features = kIncompatibleDataFile; }, false},
-      {"extended L2", [](Header* h) { h->incompatible_features = kIncompatibleExtendedL2; }, false},
-      {"zstd", [](Header* h) { h->compression_type = kCompressionZstd; }, false},
+      {"bitmaps", [](Header* h) { h->autoclear_features = kAutoclearBitmaps; },
+       false},
+      {"bitmaps",
+       [](Header* h) { h->extensions.push_back({kExtensionBitmaps, ""}); },
+       false},
+      {"data file",
+       [](Header* h) { h->incompatible_features = kIncompatibleDataFile; },
+       false},
+      {"extended L2",
+       [](Header* h) { h->incompatible_features = kIncompatibleExtendedL2; },
+       false},
+      {"zstd", [](Header* h) { h->compression_type = kCompressionZstd; },
+       false},
       {"AES", [](Header* h) { h->crypt_method = kCryptAes; }, false},
       {"LUKS", [](Header* h) { h->crypt_method = kCryptLuks; }, false},
-      {"bit 40", [](Header* h) { h->incompatible_features = uint64_t{1} << 40; }, false},
-      {"dirty", [](Header* h) { h->incompatible_features = kIncompatibleDirty; }, true},
-      {"corrupt", [](Header* h) { h->incompatible_features = kIncompatibleCorrupt; }, true},
+      {"bit 40",
+       [](Header* h) { h->incompatible_features = uint64_t{1} << 40; }, false},
+      {"dirty",
+       [](Header* h) { h->incompatible_features = kIncompatibleDirty; }, true},
+      {"corrupt",
+       [](Header* h) { h->incompatible_features = kIncompatibleCorrupt; },
+       true},
   };
   for (const auto& c : kCases) {
     SCOPED_TRACE(c.message);
@@ -265,7 +319,8 @@ TEST(Header, NamesUnknownFeaturesFromTheImagesOwnTable) {
   header.extensions[0].data += entry;
   header.incompatible_features = 1 << 7;
   const absl::Status status = check_supported(header, true);
-  EXPECT_NE(status.message().find("purple clusters (bit 7)"), std::string::npos) << status;
+  EXPECT_NE(status.message().find("purple clusters (bit 7)"), std::string::npos)
+      << status;
 }
 
 TEST(Header, DoesNotRepeatUnprintableNames) {
@@ -280,11 +335,13 @@ TEST(Header, DoesNotRepeatUnprintableNames) {
 
 TEST(Header, SurvivesRandomDamage) {
   std::mt19937_64 random(::spindle::testing::test_seed());
-  const Bytes good = qemu_image("cluster_size=512", {"-b", "base.img", "-F", "vmdk"});
+  const Bytes good =
+      qemu_image("cluster_size=512", {"-b", "base.img", "-F", "vmdk"});
   int accepted = 0;
   for (int round = 0; round < 20000; ++round) {
     Bytes image = good;
-    for (int changes = 1 + static_cast<int>(random() % 4); changes > 0; --changes) {
+    for (int changes = 1 + static_cast<int>(random() % 4); changes > 0;
+         --changes) {
       image[random() % 512] = static_cast<uint8_t>(random());
     }
     if (random() % 8 == 0) image.resize(random() % image.size());

@@ -1,0 +1,115 @@
+#include "tools/cli_text.h"
+
+#include <cmath>
+#include <cstddef>
+#include <cstdio>
+#include <limits>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
+#include "formats/options/option_values.h"
+
+namespace spindle {
+namespace {
+
+// Digits and perhaps one of parse_size()'s suffixes: a size, if too large a
+// one.
+bool is_number_with_suffix(absl::string_view text) {
+  if (!text.empty() &&
+      absl::StrContains("bkmgtpe", absl::ascii_tolower(text.back()))) {
+    text.remove_suffix(1);
+  }
+  return !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+}
+
+}  // namespace
+
+int fail(absl::string_view message) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "spindle-img: %.*s\n", static_cast<int>(message.size()),
+               message.data());
+  return 1;
+}
+
+int fail_to_open(absl::string_view filename, const absl::Status& status) {
+  return fail(
+      absl::StrCat("Could not open '", filename, "': ", status.message()));
+}
+
+std::string human_size(uint64_t bytes) {
+  static constexpr absl::string_view kUnits[] = {"",   "Ki", "Mi", "Gi",
+                                                 "Ti", "Pi", "Ei"};
+  // The next unit begins at 1000 of the one before, so that no number has four
+  // digits before its point.
+  int exponent = 0;
+  std::frexp(static_cast<double>(bytes) / (1000.0 / 1024.0), &exponent);
+  const int unit = bytes == 0 ? 0 : (exponent - 1) / 10;
+  const double scale = static_cast<double>(uint64_t{1} << (unit * 10));
+  return absl::StrFormat("%0.3g %sB", static_cast<double>(bytes) / scale,
+                         kUnits[unit]);
+}
+
+absl::StatusOr<uint64_t> parse_image_size(absl::string_view text) {
+  constexpr uint64_t kMax = std::numeric_limits<int64_t>::max();
+  const std::optional<uint64_t> size = parse_size(text);
+  if (size.has_value() && *size <= kMax) return *size;
+  if (size.has_value() || is_number_with_suffix(text)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "Invalid image size specified. Must be between 0 and ", kMax, "."));
+  }
+  return absl::InvalidArgumentError(
+      "Invalid image size specified. You may use k, M, G, T, P or E suffixes "
+      "for\n"
+      "kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
+}
+
+OptionList parse_option_list(absl::string_view text) {
+  OptionList list;
+  std::string item;
+  const auto finish = [&] {
+    if (item.empty()) return;
+    const size_t equals = item.find('=');
+    if (item == "help" || item == "?") {
+      list.help = true;
+    } else if (equals == std::string::npos) {
+      list.options.emplace_back(item, "on");
+    } else {
+      list.options.emplace_back(item.substr(0, equals),
+                                item.substr(equals + 1));
+    }
+    item.clear();
+  };
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (text[i] != ',') {
+      item.push_back(text[i]);
+    } else if (i + 1 < text.size() && text[i + 1] == ',') {
+      item.push_back(text[i++]);
+    } else {
+      finish();
+    }
+  }
+  finish();
+  return list;
+}
+
+std::string escape_option_value(absl::string_view value) {
+  return absl::StrReplaceAll(value, {{",", ",,"}});
+}
+
+std::string describe_options(const std::vector<OptionHelp>& options) {
+  std::string text;
+  for (const OptionHelp& option : options) {
+    absl::StrAppend(&text,
+                    absl::StrFormat("  %-22s - %s\n",
+                                    absl::StrCat(option.name, "=", option.type),
+                                    option.help));
+  }
+  return text;
+}
+
+}  // namespace spindle

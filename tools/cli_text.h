@@ -1,0 +1,46 @@
+// What the command-line tools have in common: messages, sizes for people,
+// "-o" lists.
+//
+// Thread safety: functions without state.
+#ifndef SPINDLE_TOOLS_CLI_TEXT_H_
+#define SPINDLE_TOOLS_CLI_TEXT_H_
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "engine/format.h"
+
+namespace spindle {
+
+// "spindle-img: <message>" on standard error; returns the exit code 1.
+int fail(absl::string_view message);
+// "spindle-img: Could not open '<filename>': <message>".
+int fail_to_open(absl::string_view filename, const absl::Status& status);
+
+// "64 KiB", "1.5 GiB": three significant digits.
+std::string human_size(uint64_t bytes);
+
+// A size that the user gave for an image.  Errors: QEMU's two messages.
+absl::StatusOr<uint64_t> parse_image_size(absl::string_view text);
+
+// "a=1,b=2" with ",," for a comma in a value.  A name alone means "on"; "help"
+// or "?" asks for help.
+struct OptionList {
+  std::vector<std::pair<std::string, std::string>> options;  // in order
+  bool help = false;
+};
+OptionList parse_option_list(absl::string_view text);
+// A value as it would be written in such a list.
+std::string escape_option_value(absl::string_view value);
+
+// "  name=<type>  - help" for each.
+std::string describe_options(const std::vector<OptionHelp>& options);
+
+}  // namespace spindle
+
+#endif  // SPINDLE_TOOLS_CLI_TEXT_H_

@@ -1,0 +1,277 @@
+#include "tools/image_report.h"
+
+#include <algorithm>
+#include <memory>
+#include <set>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/types/span.h"
+#include "engine/access.h"
+#include "engine/block_driver.h"
+#include "engine/byte_channel.h"
+#include "engine/checked_math.h"
+#include "engine/errors.h"
+#include "engine/image_opener.h"
+#include "engine/sector.h"
+#include "formats/qcow2/header.h"
+#include "tools/cli_text.h"
+
+namespace spindle {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr uint64_t kProbeBytes = uint64_t{64} << 10;
+
+absl::Status in_file(const std::string& filename, const absl::Status& status) {
+  return with_context(status, absl::StrCat("Could not open '", filename, "'"));
+}
+
+absl::StatusOr<std::shared_ptr<BlockDriver>> open_storage(
+    const DriverRegistry& registry, const std::string& filename,
+    bool force_share) {
+  OpenOptions options;
+  options.read_only = true;
+  options.force_share = force_share;
+  for (const StorageProtocol* protocol : registry.protocols) {
+    if (protocol->claims(filename)) return protocol->open(filename, options);
+  }
+  return absl::InvalidArgumentError("no storage protocol knows how to open it");
+}
+
+absl::StatusOr<std::vector<uint8_t>> read_head(BlockDriver& storage,
+                                               ByteChannel* channel,
+                                               uint64_t at_most) {
+  std::vector<uint8_t> head(std::min(storage.length_bytes(), at_most));
+  absl::Status status =
+      channel->read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
+  if (!status.ok()) return status;
+  return head;
+}
+
+const ImageFormat* guess_format(const DriverRegistry& registry,
+                                absl::Span<const uint8_t> head,
+                                const std::string& filename) {
+  const ImageFormat* best = nullptr;
+  int best_score = 0;
+  for (const ImageFormat* format : registry.formats) {
+    const int score = format->probe(head, filename);
+    if (score > best_score) {
+      best = format;
+      best_score = score;
+    }
+  }
+  return best;
+}
+
+// The part that is specific to qcow2, by QEMU's names.
+Json describe_qcow2(const qcow2::Header& header) {
+  const bool version3 = header.version == qcow2::kVersion3;
+  Json data;
+  data["compat"] = version3 ? "1.1" : "0.10";
+  data["compression-type"] =
+      header.compression_type == qcow2::kCompressionZstd ? "zstd" : "zlib";
+  if (version3) data["lazy-refcounts"] = header.lazy_refcounts();
+  data["refcount-bits"] = header.refcount_bits();
+  if (header.crypt_method != qcow2::kCryptNone) {
+    data["encrypt"]["format"] =
+        header.crypt_method == qcow2::kCryptLuks ? "luks" : "aes";
+  }
+  if (header.has_data_file()) {
+    const qcow2::HeaderExtension* name =
+        header.find_extension(qcow2::kExtensionDataFile);
+    if (name != nullptr) data["data-file"] = name->data;
+    data["data-file-raw"] =
+        (header.autoclear_features & qcow2::kAutoclearDataFileRaw) != 0;
+  }
+  if (version3) {
+    data["corrupt"] = header.is_corrupt();
+    data["extended-l2"] = header.extended_l2();
+  }
+  return data;
+}
+
+absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
+                                         ByteChannel* channel,
+                                         ImageReport report) {
+  absl::StatusOr<std::vector<uint8_t>> head =
+      read_head(storage, channel, kProbeBytes);
+  if (!head.ok()) return head.status();
+  const absl::StatusOr<uint64_t> wanted =
+      qcow2::header_read_length(*head, storage.length_bytes());
+  if (!wanted.ok()) return wanted.status();
+  if (*wanted > head->size()) head = read_head(storage, channel, *wanted);
+  if (!head.ok()) return head.status();
+  const absl::StatusOr<qcow2::Header> header =
+      qcow2::parse_header(*head, storage.length_bytes());
+  if (!header.ok()) return header.status();
+
+  // QEMU counts in sectors.
+  report.virtual_size_bytes = align_down(header->size_bytes, kSectorSizeBytes);
+  report.cluster_size_bytes = header->cluster_size_bytes();
+  report.encrypted = header->crypt_method != qcow2::kCryptNone;
+  report.dirty = header->is_dirty();
+  report.backing_filename = header->backing_filename;
+  report.backing_format = header->backing_format;
+  if (!report.backing_filename.empty()) {
+    report.full_backing_filename =
+        resolve_backing_filename(report.filename, report.backing_filename);
+  }
+  report.format_specific = describe_qcow2(*header);
+  return report;
+}
+
+absl::StatusOr<ImageReport> report_storage(
+    const DriverRegistry& registry, const std::shared_ptr<BlockDriver>& storage,
+    const std::string& filename, const std::string& format_name) {
+  ByteChannel channel(storage);
+  ImageReport report;
+  report.filename = filename;
+  report.format = format_name;
+  report.actual_size_bytes = storage->info().actual_size_bytes;
+  if (format_name.empty()) {
+    const absl::StatusOr<std::vector<uint8_t>> head =
+        read_head(*storage, &channel, kProbeBytes);
+    if (!head.ok()) return head.status();
+    const ImageFormat* guessed = guess_format(registry, *head, filename);
+    if (guessed == nullptr)
+      return absl::InvalidArgumentError("the format is not known");
+    report.format = std::string(guessed->name());
+  } else if (registry.find_format(format_name) == nullptr &&
+             registry.find_protocol(format_name) == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Unknown driver '", format_name, "'"));
+  }
+  if (report.format == "qcow2")
+    return report_qcow2(*storage, &channel, std::move(report));
+  report.virtual_size_bytes =
+      align_up(storage->length_bytes(), kSectorSizeBytes);
+  return report;
+}
+
+std::string print_value(const Json& value) {
+  return value.is_string() ? value.get<std::string>() : value.dump();
+}
+
+void append_values(const Json& values, int indentation, std::string* text) {
+  const std::string indent(static_cast<size_t>(indentation), ' ');
+  for (const auto& [name, value] : values.items()) {
+    const std::string spaced = absl::StrReplaceAll(name, {{"-", " "}});
+    if (value.is_object()) {
+      absl::StrAppend(text, indent, spaced, ":\n");
+      append_values(value, indentation + 4, text);
+    } else {
+      absl::StrAppend(text, indent, spaced, ": ", print_value(value), "\n");
+    }
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<ImageReport> make_report(const DriverRegistry& registry,
+                                        const std::string& filename,
+                                        const ReportOptions& options) {
+  const absl::StatusOr<std::shared_ptr<BlockDriver>> storage =
+      open_storage(registry, filename, options.force_share);
+  if (!storage.ok()) return in_file(filename, storage.status());
+  absl::StatusOr<ImageReport> report =
+      report_storage(registry, *storage, filename, options.format);
+  const absl::Status closed = (*storage)->close();
+  if (!report.ok()) return in_file(filename, report.status());
+  if (!closed.ok()) return in_file(filename, closed);
+  return report;
+}
+
+absl::StatusOr<std::vector<ImageReport>> make_chain_report(
+    const DriverRegistry& registry, const std::string& filename,
+    const ReportOptions& options) {
+  std::vector<ImageReport> reports;
+  std::set<std::string> seen;
+  std::string next = filename;
+  ReportOptions next_options = options;
+  while (!next.empty()) {
+    if (!seen.insert(next).second) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("Backing file '", next, "' creates an infinite loop."));
+    }
+    if (reports.size() > ImageOpener::kMaxChainDepth) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the backing chain has more than ",
+                       ImageOpener::kMaxChainDepth, " files"));
+    }
+    absl::StatusOr<ImageReport> report =
+        make_report(registry, next, next_options);
+    if (!report.ok()) return report.status();
+    next = report->full_backing_filename;
+    next_options.format = report->backing_format;
+    reports.push_back(*std::move(report));
+  }
+  return reports;
+}
+
+std::string to_text(const ImageReport& report) {
+  std::string text =
+      absl::StrCat("image: ", report.filename, "\nfile format: ", report.format,
+                   "\nvirtual size: ", human_size(report.virtual_size_bytes),
+                   " (", report.virtual_size_bytes, " bytes)\ndisk size: ",
+                   report.actual_size_bytes.has_value()
+                       ? human_size(*report.actual_size_bytes)
+                       : "unavailable",
+                   "\n");
+  if (report.encrypted) absl::StrAppend(&text, "encrypted: yes\n");
+  if (report.cluster_size_bytes.has_value()) {
+    absl::StrAppend(&text, "cluster_size: ", *report.cluster_size_bytes, "\n");
+  }
+  if (report.dirty) absl::StrAppend(&text, "cleanly shut down: no\n");
+  if (!report.backing_filename.empty()) {
+    absl::StrAppend(&text, "backing file: ", report.backing_filename);
+    if (report.full_backing_filename != report.backing_filename) {
+      absl::StrAppend(&text, " (actual path: ", report.full_backing_filename,
+                      ")");
+    }
+    absl::StrAppend(&text, "\n");
+    if (!report.backing_format.empty()) {
+      absl::StrAppend(&text, "backing file format: ", report.backing_format,
+                      "\n");
+    }
+  }
+  if (!report.format_specific.is_null()) {
+    absl::StrAppend(&text, "Format specific information:\n");
+    append_values(report.format_specific, 4, &text);
+  }
+  return text;
+}
+
+// In the order in which QEMU prints the members.
+Json to_json(const ImageReport& report) {
+  Json json = Json::object();
+  if (!report.backing_format.empty())
+    json["backing-filename-format"] = report.backing_format;
+  json["virtual-size"] = report.virtual_size_bytes;
+  json["filename"] = report.filename;
+  if (report.cluster_size_bytes.has_value())
+    json["cluster-size"] = *report.cluster_size_bytes;
+  json["format"] = report.format;
+  if (report.actual_size_bytes.has_value())
+    json["actual-size"] = *report.actual_size_bytes;
+  if (report.encrypted) json["encrypted"] = true;
+  if (!report.format_specific.is_null()) {
+    json["format-specific"]["type"] = report.format;
+    json["format-specific"]["data"] = report.format_specific;
+  }
+  if (!report.backing_filename.empty()) {
+    json["full-backing-filename"] = report.full_backing_filename;
+    json["backing-filename"] = report.backing_filename;
+  }
+  json["dirty-flag"] = report.dirty;
+  return json;
+}
+
+std::string print_json(const Json& json) {
+  return json.dump(4, ' ', /*ensure_ascii=*/true,
+                   Json::error_handler_t::replace);
+}
+
+}  // namespace spindle

@@ -1,0 +1,44 @@
+// spindle-img: make, inspect and measure disk images.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tools/cli_text.h"
+#include "tools/commands.h"
+
+namespace {
+
+int report_misuse(const CLI::App& app, const CLI::ParseError& error) {
+  // --help arrives here, too.
+  if (error.get_exit_code() == 0) return app.exit(error);
+  return spindle::fail(std::string(error.what()) +
+                       "\nTry 'spindle-img --help' for more information");
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  CLI::App app("Make, inspect and measure disk images.", "spindle-img");
+  app.require_subcommand(1);
+  using AddCommand = spindle::Command (*)(CLI::App*);
+  const std::vector<std::pair<const char*, AddCommand>> adders = {
+      {"create", spindle::add_create_command},
+      {"info", spindle::add_info_command},
+      {"bench", spindle::add_bench_command},
+  };
+  std::vector<std::pair<std::string, spindle::Command>> commands;
+  for (const auto& [name, add] : adders) commands.emplace_back(name, add(&app));
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return report_misuse(app, error);
+  }
+  for (const auto& [name, run] : commands) {
+    if (!app.got_subcommand(name)) continue;
+    const int code = run();
+    return std::fflush(stdout) == 0 ? code : 1;
+  }
+  return 1;
+}
