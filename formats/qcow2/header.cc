@@ -54,11 +54,6 @@ absl::Status check_magic_and_version(absl::Span<const uint8_t> head) {
     return absl::UnimplementedError(absl::StrCat(
         "qcow2: version is ", version, "; versions 2 and 3 are supported"));
   }
-  if (version == kVersion3 && head.size() < kVersion3MinHeaderBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "qcow2: the file has ", head.size(),
-        " bytes; a version 3 header has at least ", kVersion3MinHeaderBytes));
-  }
   return absl::OkStatus();
 }
 
@@ -99,6 +94,11 @@ absl::Status check_compression_type(const Header& header) {
 // REQUIRES: header->cluster_bits is valid.
 absl::Status parse_version3_features(absl::Span<const uint8_t> head,
                                      Header* header) {
+  if (head.size() < kVersion3MinHeaderBytes) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "qcow2: the file has ", head.size(),
+        " bytes; a version 3 header has at least ", kVersion3MinHeaderBytes));
+  }
   header->incompatible_features =
       load_big64(&head[kIncompatibleFeaturesOffset]);
   header->compatible_features = load_big64(&head[kCompatibleFeaturesOffset]);

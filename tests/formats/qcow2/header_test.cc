@@ -120,7 +120,16 @@ TEST(Header, KeepsUnknownExtensionsAndFields) {
   EXPECT_EQ(*again, header);
 }
 
-TEST(Header, FindsTheNamePastTheBytesOfTheFirstSectors) {
+TEST(Header, SaysFromTheFirst72BytesHowMuchToRead) {
+  Bytes image = qemu_image("cluster_size=4k");
+  const uint64_t length = image.size();
+  image.resize(kVersion2HeaderBytes);
+  const auto wanted = header_read_length(image, length);
+  ASSERT_TRUE(wanted.ok()) << wanted.status();
+  EXPECT_EQ(*wanted, 4096u);
+}
+
+TEST(Header, ReadsNoMoreThanTheFileHas) {
   const auto length =
       header_read_length(Bytes(qemu_image("cluster_size=2M")), 100000);
   ASSERT_TRUE(length.ok());
