@@ -23,7 +23,9 @@ class AioHandle {
   explicit AioHandle(AioRequest* request) : request_(request) {}
   AioHandle(const AioHandle& other);
   AioHandle& operator=(const AioHandle& other);
-  AioHandle(AioHandle&& other) noexcept : request_(other.request_) { other.request_ = nullptr; }
+  AioHandle(AioHandle&& other) noexcept : request_(other.request_) {
+    other.request_ = nullptr;
+  }
   AioHandle& operator=(AioHandle&& other) noexcept;
   ~AioHandle();
 

@@ -47,7 +47,7 @@
 namespace spindle {
 
 struct BlockDeviceOptions {
-  std::string name;
+  std::string name = {};
   CacheMode cache_mode = CacheMode::kWriteback;
   DetectZeroes detect_zeroes = DetectZeroes::kOff;
   // The most requests that are started and not yet complete; others wait in
@@ -64,7 +64,7 @@ struct BlockDeviceOptions {
   // ran in place.  Not owned; must outlive the device.  Null: the device makes
   // one of its own.
   CompletionQueue* completion_queue = nullptr;
-  LogSink log;
+  LogSink log = {};
 };
 
 class BlockDevice {

@@ -123,7 +123,7 @@ AioHandle BlockDevice::Core::submit(AioRequest* request) {
 void BlockDevice::Core::start(AioRequest* request) {
   if (options_.run_in_place && run_in_place(request)) {
     finish(request, absl::OkStatus());
-    deliver(request, Where::kReap);
+    deliver(request, Where::kReap, /*has_room=*/false);
     return;
   }
   request->state.store(State::kQueued, std::memory_order_release);
@@ -146,7 +146,8 @@ bool BlockDevice::Core::begin(AioRequest* request, bool may_run_in_place) {
                         options_.run_in_place && run_in_place(request);
   if (status.ok() && !in_place) return true;
   finish(request, std::move(status));
-  deliver(request, in_place ? Where::kReap : Where::kCaller);
+  deliver(request, in_place ? Where::kReap : Where::kCaller,
+          /*has_room=*/false);
   return false;
 }
 
@@ -215,7 +216,7 @@ bool BlockDevice::Core::claim_from_queue(AioRequest* request, bool* cancelled) {
 
 void BlockDevice::Core::run_request(AioRequest* request) {
   if (request->has_result) {
-    deliver(request, Where::kWorker);
+    deliver(request, Where::kWorker, /*has_room=*/false);
     return;
   }
   bool cancelled = false;
@@ -229,7 +230,7 @@ void BlockDevice::Core::run_request(AioRequest* request) {
 
 void BlockDevice::Core::abandon_request(AioRequest* request) {
   if (request->has_result) {
-    push_to_sink(request, Where::kReap);
+    push_to_sink(request, Where::kReap, /*has_room=*/false);
     return;
   }
   bool cancelled = false;
@@ -270,10 +271,8 @@ void BlockDevice::Core::cancel_request(AioRequest* request, bool was_queued) {
 
 void BlockDevice::Core::complete(AioRequest* request, absl::Status status,
                                  Where where) {
-  // What waits for this one's place starts before its callback runs.
-  if (finish(request, std::move(status)))
-    start_waiting(/*may_run_in_place=*/false);
-  deliver(request, where);
+  const bool has_room = finish(request, std::move(status));
+  deliver(request, where, has_room);
 }
 
 bool BlockDevice::Core::finish(AioRequest* request, absl::Status status) {
@@ -287,14 +286,17 @@ bool BlockDevice::Core::finish(AioRequest* request, absl::Status status) {
   return true;
 }
 
-void BlockDevice::Core::deliver(AioRequest* request, Where where) {
+void BlockDevice::Core::deliver(AioRequest* request, Where where,
+                                bool has_room) {
   if (!request->has_callback() || !has_threads_ || where == Where::kReap) {
-    push_to_sink(request, where);
+    push_to_sink(request, where, has_room);
     return;
   }
+  if (has_room) start_waiting(/*may_run_in_place=*/false);
   if (where == Where::kCaller) {
     request->has_result = true;
-    if (!callbacks_->submit(request)) push_to_sink(request, Where::kReap);
+    if (!callbacks_->submit(request))
+      push_to_sink(request, Where::kReap, false);
     return;
   }
   const Generation generation = request->generation;
@@ -304,11 +306,14 @@ void BlockDevice::Core::deliver(AioRequest* request, Where where) {
   in_flight_.leave(generation);
 }
 
-void BlockDevice::Core::push_to_sink(AioRequest* request, Where where) {
+void BlockDevice::Core::push_to_sink(AioRequest* request, Where where,
+                                     bool has_room) {
+  // Whoever reaps it may be done with it at once.
   const Generation generation = request->generation;
   request->state.store(State::kDone, std::memory_order_release);
   sink_->push(request, where == Where::kWorker ? work_.get() : nullptr,
               sink_notification_);
+  if (has_room) start_waiting(/*may_run_in_place=*/false);
   in_flight_.leave(generation);
 }
 

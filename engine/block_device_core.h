@@ -99,8 +99,11 @@ class BlockDevice::Core final : public RequestOwner {
   // The two halves of complete().  The first returns true if others may start
   // now that waited for this one.
   bool finish(AioRequest* request, absl::Status status);
-  void deliver(AioRequest* request, Where where);
-  void push_to_sink(AioRequest* request, Where where);
+  // `has_room`: finish() said so, and nobody has acted on it.  The others start
+  // before a callback runs, which may take its time, but after a plain
+  // completion was queued, so that a limit of one keeps completions in order.
+  void deliver(AioRequest* request, Where where, bool has_room);
+  void push_to_sink(AioRequest* request, Where where, bool has_room);
 
   // Starts what waited and need not wait any more.
   void start_waiting(bool may_run_in_place);

@@ -1,0 +1,158 @@
+// GatedDriver: a MemoryDriver whose transfers can be made to wait, to fail, and
+// that remembers who did them.
+//
+// Thread safety: any thread may call any method at any time.
+#ifndef SPINDLE_TESTS_ENGINE_GATED_DRIVER_H_
+#define SPINDLE_TESTS_ENGINE_GATED_DRIVER_H_
+
+#include <algorithm>
+#include <set>
+#include <thread>
+#include <vector>
+
+#include "absl/base/thread_annotations.h"
+#include "absl/synchronization/mutex.h"
+#include "tests/support/memory_driver.h"
+
+namespace spindle::testing {
+
+class GatedDriver : public MemoryDriver {
+ public:
+  struct Transfer {
+    bool write = false;
+    uint64_t offset = 0;
+    uint64_t length = 0;
+    size_t segments = 0;
+  };
+
+  using MemoryDriver::MemoryDriver;
+  ~GatedDriver() override { open_gate(); }
+
+  // From now on, transfers wait until open_gate().
+  void close_gate() ABSL_LOCKS_EXCLUDED(gate_) {
+    absl::MutexLock lock(&gate_);
+    closed_ = true;
+  }
+  void open_gate() ABSL_LOCKS_EXCLUDED(gate_) {
+    absl::MutexLock lock(&gate_);
+    closed_ = false;
+  }
+  // Waits until `count` transfers stand before the gate.
+  void wait_for_waiting(int count) ABSL_LOCKS_EXCLUDED(gate_) {
+    absl::MutexLock lock(&gate_);
+    while (waiting_ < count) changed_.Wait(&gate_);
+  }
+  void fail_with(const absl::Status& status) ABSL_LOCKS_EXCLUDED(gate_) {
+    absl::MutexLock lock(&gate_);
+    failure_ = status;
+  }
+  void fail_flush_with(const absl::Status& status) ABSL_LOCKS_EXCLUDED(gate_) {
+    absl::MutexLock lock(&gate_);
+    flush_failure_ = status;
+  }
+
+  std::vector<Transfer> transfers() const ABSL_LOCKS_EXCLUDED(gate_) {
+    absl::MutexLock lock(&gate_);
+    return transfers_;
+  }
+  bool did_io(std::thread::id thread) const ABSL_LOCKS_EXCLUDED(gate_) {
+    absl::MutexLock lock(&gate_);
+    return threads_.count(thread) > 0;
+  }
+  // The most transfers that were under way at one time.
+  int most_at_once() const ABSL_LOCKS_EXCLUDED(gate_) {
+    absl::MutexLock lock(&gate_);
+    return most_at_once_;
+  }
+  int close_count() const ABSL_LOCKS_EXCLUDED(gate_) {
+    absl::MutexLock lock(&gate_);
+    return close_count_;
+  }
+
+  absl::Status read(const IoVector& qiov, Sector sector) override {
+    if (absl::Status status = pass(false, qiov, sector); !status.ok())
+      return leave(status);
+    return leave(MemoryDriver::read(qiov, sector));
+  }
+  absl::Status write(const IoVector& qiov, Sector sector) override {
+    if (absl::Status status = pass(true, qiov, sector); !status.ok())
+      return leave(status);
+    return leave(MemoryDriver::write(qiov, sector));
+  }
+  uint64_t try_read(const IoVector& qiov, Sector sector) override {
+    {
+      absl::MutexLock lock(&gate_);
+      threads_.insert(std::this_thread::get_id());
+      if (closed_) return 0;
+    }
+    const uint64_t part = std::min(try_limit_bytes, qiov.length_bytes());
+    return MemoryDriver::read(qiov.slice(0, part), sector).ok() ? part : 0;
+  }
+  uint64_t try_write(const IoVector& qiov, Sector sector) override {
+    {
+      absl::MutexLock lock(&gate_);
+      threads_.insert(std::this_thread::get_id());
+      if (closed_) return 0;
+    }
+    return MemoryDriver::write(qiov, sector).ok() ? qiov.length_bytes() : 0;
+  }
+  absl::Status flush() override {
+    absl::MutexLock lock(&gate_);
+    if (!flush_failure_.ok()) return flush_failure_;
+    return MemoryDriver::flush();
+  }
+  absl::Status reopen(const ReopenOptions& options) override {
+    absl::MutexLock lock(&gate_);
+    reopened_read_only_ = options.read_only;
+    return absl::OkStatus();
+  }
+  bool read_only() const override {
+    absl::MutexLock lock(&gate_);
+    return reopened_read_only_ || MemoryDriver::read_only();
+  }
+  absl::Status close() override {
+    absl::MutexLock lock(&gate_);
+    ++close_count_;
+    return absl::OkStatus();
+  }
+
+  // How much try_read() does at most.  Set before use.
+  uint64_t try_limit_bytes = UINT64_MAX;
+
+ private:
+  absl::Status pass(bool write, const IoVector& qiov, Sector sector) {
+    absl::MutexLock lock(&gate_);
+    threads_.insert(std::this_thread::get_id());
+    transfers_.push_back({write, sector.byte_offset(), qiov.length_bytes(),
+                          qiov.segment_count()});
+    most_at_once_ = std::max(most_at_once_, ++at_once_);
+    ++waiting_;
+    changed_.SignalAll();
+    gate_.Await(
+        absl::Condition(+[](bool* closed) { return !*closed; }, &closed_));
+    --waiting_;
+    return failure_;
+  }
+  absl::Status leave(absl::Status status) {
+    absl::MutexLock lock(&gate_);
+    --at_once_;
+    return status;
+  }
+
+  mutable absl::Mutex gate_;
+  absl::CondVar changed_;
+  bool closed_ ABSL_GUARDED_BY(gate_) = false;
+  int waiting_ ABSL_GUARDED_BY(gate_) = 0;
+  int at_once_ ABSL_GUARDED_BY(gate_) = 0;
+  int most_at_once_ ABSL_GUARDED_BY(gate_) = 0;
+  int close_count_ ABSL_GUARDED_BY(gate_) = 0;
+  bool reopened_read_only_ ABSL_GUARDED_BY(gate_) = false;
+  absl::Status failure_ ABSL_GUARDED_BY(gate_);
+  absl::Status flush_failure_ ABSL_GUARDED_BY(gate_);
+  std::vector<Transfer> transfers_ ABSL_GUARDED_BY(gate_);
+  std::set<std::thread::id> threads_ ABSL_GUARDED_BY(gate_);
+};
+
+}  // namespace spindle::testing
+
+#endif  // SPINDLE_TESTS_ENGINE_GATED_DRIVER_H_
