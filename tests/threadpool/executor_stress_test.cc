@@ -152,8 +152,9 @@ WorkQueueCounters round(std::mt19937_64& random) {
   for (size_t i = 0; i < kSubmitters; ++i) {
     submitters.push_back(
         std::make_unique<Submitter>(*queues[i % kQueues], random()));
-    threads.emplace_back(
-        [&, i] { submitters[i]->submit_and_withdraw(kItemsEach); });
+    threads.emplace_back([submitter = submitters.back().get()] {
+      submitter->submit_and_withdraw(kItemsEach);
+    });
   }
   std::atomic<bool> done = false;
   std::thread runner([&] {
