@@ -101,6 +101,8 @@ TEST(Cancel, RunsTheCallbackElsewhereAlsoIfAllWorkersHang) {
   EXPECT_EQ(handle.cancel(), CancelResult::kWithdrawn);
   ran.WaitForNotification();
   EXPECT_NE(where, std::this_thread::get_id());
+  fixture.driver->open_gate();
+  fixture.wait(1);
 }
 
 TEST(Cancel, MeetsSubmissionAndCompletionAnyhow) {
