@@ -131,6 +131,13 @@ class ImageFormat {
   virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       std::shared_ptr<BlockDriver> file, const OpenOptions& options,
       const OpenContext& context) const = 0;
+  // Whether create() would accept `options`: asked before an older file of that
+  // name is replaced.  No I/O.
+  // REQUIRES: options.size_bytes has a value.
+  virtual absl::Status check_create(const CreateOptions& options) const {
+    static_cast<void>(options);
+    return absl::OkStatus();
+  }
   // Makes a new, empty image in `file`, which exists and is empty.
   // REQUIRES: options.size_bytes has a value.
   virtual absl::Status create(std::shared_ptr<BlockDriver> file,

@@ -300,6 +300,8 @@ absl::Status ImageOpener::create(const std::string& filename,
     return absl::InvalidArgumentError(absl::StrCat(
         "the size of the new image '", filename, "' is not stated"));
   }
+  status = (*format)->check_create(complete);
+  if (!status.ok()) return status;
   status = (*protocol)->create(
       filename, (*format)->initial_file_length(complete),
       only_listed(options.options, (*protocol)->create_options()));

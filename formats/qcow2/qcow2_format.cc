@@ -32,6 +32,10 @@ class Qcow2Format final : public ImageFormat {
     return open_qcow2(std::move(file), options, context);
   }
 
+  absl::Status check_create(const CreateOptions& options) const override {
+    return plan_create(options).status();
+  }
+
   absl::Status create(std::shared_ptr<BlockDriver> file,
                       const CreateOptions& options,
                       const OpenContext&) const override {
