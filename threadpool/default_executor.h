@@ -23,7 +23,7 @@ struct ExecutorOptions {
   std::string name = "spindle";
   // For an InlineExecutor: start items in a random order, which this seed
   // determines, instead of in turn.
-  std::optional<uint64_t> interleaving_seed;
+  std::optional<uint64_t> interleaving_seed = std::nullopt;
 };
 
 // Fails as ThreadPool::create() does; an InlineExecutor never fails.

@@ -24,7 +24,7 @@ namespace spindle {
 
 struct InlineExecutorOptions {
   // Absent: in turn, first in, first out.
-  std::optional<uint64_t> seed;
+  std::optional<uint64_t> seed = std::nullopt;
   // With a seed: how many items at the head of a queue may go first.
   size_t reorder_window = 8;
 };
