@@ -250,11 +250,13 @@ class Workload::Worker {
     // Recent ones are the likeliest to wait still.
     const size_t back =
         1 + random_() % std::min<size_t>(submitted_, random_() % 2 ? 2 : 8);
-    const auto result =
-        handles_[(next_handle_ - back) % handles_.size()].cancel();
+    AioHandle& handle = handles_[(next_handle_ - back) % handles_.size()];
+    const AioHandle::CancelResult result = handle.cancel();
     workload_.counts_.note_cancel();
-    if (result == AioHandle::CancelResult::kWithdrawn)
-      workload_.counts_.note_withdrawn();
+    if (result != AioHandle::CancelResult::kWithdrawn) return;
+    workload_.counts_.note_withdrawn();
+    // Asked again, it would say the same again.
+    handle = AioHandle();
   }
 
   void drain() {

@@ -146,9 +146,14 @@ absl::Status qemu_check(const ImageFile& image) {
 }
 
 absl::Status qemu_compare(const ImageFile& a, const ImageFile& b) {
-  return run_tool_ok({"qemu-img", "compare", "-s", "-f", a.format, "-F",
-                      b.format, a.path, b.path})
-      .status();
+  // Not -s: that would also compare what is allocated.
+  const std::vector<std::string> arguments = {
+      "qemu-img", "compare", "-f", a.format, "-F", b.format, a.path, b.path};
+  const auto output = run_tool_ok(arguments);
+  if (!output.ok()) return output.status();
+  if (absl::StrContains(*output, "size mismatch"))
+    return failure(arguments, *output);
+  return absl::OkStatus();
 }
 
 std::string to_string(const MapEntry& entry) {

@@ -46,6 +46,10 @@ TEST(QemuTools, CompareAndFailingCommandsAreErrors) {
   ASSERT_TRUE(write_file(a.path, bytes).ok());
   ASSERT_TRUE(write_file(b.path, bytes).ok());
   EXPECT_TRUE(qemu_compare(a, b).ok());
+  const ImageFile longer{temporary_path("longer"), "raw"};
+  bytes.resize(8192, 0);
+  ASSERT_TRUE(write_file(longer.path, bytes).ok());
+  EXPECT_FALSE(qemu_compare(a, longer).ok());
   ASSERT_TRUE(qemu_io(b, {"write -P 2 512 512"}).ok());
   EXPECT_FALSE(qemu_compare(a, b).ok());
   EXPECT_TRUE(qemu_io(b, {"read -P 2 512 512"}).ok());
