@@ -150,16 +150,30 @@ TEST(InlineExecutor, ItemsOfADroppedQueueRunAndItsPlaceIsReused) {
   EXPECT_EQ(reused->counters().ran, 0u);
 }
 
-TEST(InlineExecutorDeathTest, RefusesMisuse) {
-  InlineExecutor executor;
-  const auto queue = executor.make_queue({.name = "q"});
-  CountingItem twice;
-  ASSERT_TRUE(queue->submit(&twice));
-  EXPECT_DEATH(static_cast<void>(queue->submit(&twice)), "queued already");
-  FunctionItem stopper([&] { executor.stop(Executor::StopMode::kRunQueued); });
-  ASSERT_TRUE(queue->submit(&stopper));
-  EXPECT_DEATH(run_all(executor), "may not stop");
-  ASSERT_TRUE(queue->withdraw(&stopper));
+// Each builds its executor in the process that dies: a forked one is refused.
+TEST(InlineExecutorDeathTest, RefusesAnItemThatIsQueuedAlready) {
+  EXPECT_DEATH(
+      {
+        InlineExecutor executor;
+        const auto queue = executor.make_queue({.name = "q"});
+        CountingItem item;
+        static_cast<void>(queue->submit(&item));
+        static_cast<void>(queue->submit(&item));
+      },
+      "queued already");
+}
+
+TEST(InlineExecutorDeathTest, RefusesToStopFromInsideAnItem) {
+  EXPECT_DEATH(
+      {
+        InlineExecutor executor;
+        const auto queue = executor.make_queue({.name = "q"});
+        FunctionItem item(
+            [&executor] { executor.stop(Executor::StopMode::kRunQueued); });
+        static_cast<void>(queue->submit(&item));
+        run_all(executor);
+      },
+      "may not stop");
 }
 
 }  // namespace
