@@ -12,8 +12,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "engine/block_driver.h"
+#include "engine/checked_math.h"
 #include "engine/format.h"
 #include "engine/image_opener.h"
+#include "engine/sector.h"
 #include "formats/builtin.h"
 #include "formats/options/option_values.h"
 #include "tools/cli_text.h"
@@ -64,8 +66,8 @@ absl::Status read_size(const CreateArguments& arguments,
   std::string text = take_option("size", create);
   if (!arguments.size.empty()) {
     if (!text.empty()) {
-      return absl::InvalidArgumentError(
-          "The image size must be specified only once");
+      return absl::InvalidArgumentError(absl::StrCat(
+          arguments.filename, ": The image size must be specified only once"));
     }
     text = arguments.size;
   }
@@ -125,7 +127,8 @@ absl::Status learn_size(const CreateArguments& arguments,
                      "': ", backing.status().message(),
                      "\nCould not open backing image."));
   }
-  create->size_bytes = (*backing)->length_bytes();
+  // In whole sectors, as QEMU counts.
+  create->size_bytes = align_up((*backing)->length_bytes(), kSectorSizeBytes);
   return (*backing)->close();
 }
 

@@ -1,0 +1,67 @@
+#include "formats/options/option_values.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <optional>
+
+#include "absl/status/status.h"
+
+namespace spindle {
+namespace {
+
+TEST(ParseSize, ReadsNumbersWithSuffixes) {
+  const struct {
+    const char* text;
+    uint64_t value;
+  } kCases[] = {
+      {"0", 0},
+      {"512", 512},
+      {"7b", 7},
+      {"7B", 7},
+      {"1k", 1024},
+      {"64K", 65536},
+      {"1M", uint64_t{1} << 20},
+      {"3g", uint64_t{3} << 30},
+      {"2T", uint64_t{2} << 40},
+      {"1P", uint64_t{1} << 50},
+      {"15E", uint64_t{15} << 60},
+      {"1.5k", 1536},
+      {"0.5M", 524288},
+      {"1.0b", 1},
+      {"0x200", 512},
+      {" 5", 5},
+      {"18446744073709551615", UINT64_MAX},
+  };
+  for (const auto& c : kCases) {
+    EXPECT_EQ(parse_size(c.text), std::optional<uint64_t>(c.value)) << c.text;
+  }
+}
+
+TEST(ParseSize, RefusesEverythingElse) {
+  for (const char* text :
+       {"", "k", "-1", "1q", "1kk", "1k ", "1.5", "0.1b", "1e3", "16E",
+        "18446744073709551616", "0x", "0xg", "0x1k", "one", "."}) {
+    EXPECT_EQ(parse_size(text), std::nullopt) << text;
+  }
+}
+
+TEST(ParseNumberOption, TakesDigitsOnly) {
+  EXPECT_EQ(*parse_number_option("n", "16"), 16u);
+  for (const char* text :
+       {"", "-1", "1k", " 1", "0x10", "99999999999999999999"}) {
+    EXPECT_EQ(parse_number_option("n", text).status().code(),
+              absl::StatusCode::kInvalidArgument)
+        << text;
+  }
+}
+
+TEST(ParseBoolOption, TakesOnAndOff) {
+  EXPECT_TRUE(*parse_bool_option("b", "on"));
+  EXPECT_FALSE(*parse_bool_option("b", "off"));
+  EXPECT_EQ(parse_bool_option("b", "yes").status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace spindle
