@@ -6,7 +6,6 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
-#include <atomic>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
@@ -20,14 +19,18 @@ namespace {
 
 constexpr char kMemoryFolder[] = "/dev/shm";
 
+// Test processes in sandboxes of their own share /dev/shm, and may all believe
+// that they have the same process number.
 std::string unused_name(ScratchFile::Place place) {
-  static std::atomic<int> next{0};
-  std::string folder = place == ScratchFile::Place::kMemory
-                           ? absl::StrCat(kMemoryFolder, "/")
-                           : ::testing::TempDir();
-  if (folder.back() != '/') folder += '/';
-  return absl::StrCat(folder, "raw_", ::getpid(), "_", next.fetch_add(1),
-                      ".img");
+  std::string path = place == ScratchFile::Place::kMemory
+                         ? absl::StrCat(kMemoryFolder, "/")
+                         : ::testing::TempDir();
+  if (path.back() != '/') path += '/';
+  path += "spindle_raw_XXXXXX";
+  const int fd = ::mkstemp(path.data());
+  EXPECT_GE(fd, 0) << path;
+  ::close(fd);
+  return path;
 }
 
 struct stat facts_of(const std::string& path) {
@@ -39,7 +42,7 @@ struct stat facts_of(const std::string& path) {
 }  // namespace
 
 ScratchFile::ScratchFile(Place place) : path_(unused_name(place)) {
-  ::unlink(path_.c_str());
+  ::unlink(path_.c_str());  // the tests make it, each in its own way
 }
 ScratchFile::~ScratchFile() { ::unlink(path_.c_str()); }
 
