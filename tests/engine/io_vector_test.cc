@@ -15,13 +15,18 @@ namespace {
 std::atomic<uint64_t> allocation_count{0};
 }  // namespace
 
-void* operator new(size_t bytes) {
+// Not inlined: GCC would compare malloc with delete.
+[[gnu::noinline]] void* operator new(size_t bytes) {
   allocation_count.fetch_add(1);
   if (void* memory = std::malloc(bytes == 0 ? 1 : bytes)) return memory;
   std::abort();
 }
-void operator delete(void* memory) noexcept { std::free(memory); }
-void operator delete(void* memory, size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept {
+  std::free(memory);
+}
 
 namespace spindle {
 namespace {
@@ -148,11 +153,15 @@ TEST(IoVector, ExportsFromEveryOffset) {
           ASSERT_LE(count, room);
           const IoVector got(absl::MakeConstSpan(out.data(), count));
           const uint64_t want = std::min(max, vector.length_bytes() - offset);
-          if (room == 30) ASSERT_EQ(got.length_bytes(), want);
+          if (room == 30) {
+            ASSERT_EQ(got.length_bytes(), want);
+          }
           ASSERT_LE(got.length_bytes(), want);
           ASSERT_EQ(addresses_of(got),
                     part_of(flat, offset, got.length_bytes()));
-          if (want > 0) ASSERT_GT(count, 0u);
+          if (want > 0) {
+            ASSERT_GT(count, 0u);
+          }
         }
       }
     }
