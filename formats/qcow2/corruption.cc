@@ -32,7 +32,9 @@ absl::Status Corruption::report(absl::string_view reason) {
          absl::StrCat("qcow2: ", reason,
                       "; the image is corrupt, further writes are refused"));
   }
-  if (first && header_has_bit_ && !file_->child().read_only()) {
+  if (first && header_has_bit_ &&
+      may_update_header_.load(std::memory_order_acquire) &&
+      !file_->child().read_only()) {
     std::array<uint8_t, 8> features;
     store_big64(features.data(), incompatible_features_ | kIncompatibleCorrupt);
     const absl::Status written =

@@ -24,6 +24,12 @@ class Corruption {
   Corruption(ByteChannel* file, bool header_has_bit,
              uint64_t incompatible_features, LogSink log);
 
+  // From here on the header may be written; until then a report leaves the
+  // file alone.
+  void allow_header_update() {
+    may_update_header_.store(true, std::memory_order_release);
+  }
+
   // The image is damaged: `reason` names the structure, the value and where.
   // Sets the corrupt bit the first time (blocks on I/O; call it without locks)
   // and returns kDataLoss with the reason.
@@ -44,6 +50,7 @@ class Corruption {
   const uint64_t incompatible_features_;
   const LogSink log_;
 
+  std::atomic<bool> may_update_header_{false};
   std::atomic<bool> corrupt_{false};
   mutable absl::Mutex mutex_;  // a leaf
   std::string reason_ ABSL_GUARDED_BY(mutex_);

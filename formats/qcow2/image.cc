@@ -78,6 +78,8 @@ absl::Status Image::prepare_for_writing() {
       allocator_.load(HostOffset{header_.refcount_table_offset},
                       header_.refcount_table_clusters);
   if (!status.ok()) return status;
+  // An earlier attempt may have failed half way.
+  extents_.clear();
   status = enter_extents();
   if (!status.ok()) return status;
   if (header_.version >= kVersion3 && header_.autoclear_features != 0) {
@@ -87,6 +89,7 @@ absl::Status Image::prepare_for_writing() {
                          kAutoclearFeaturesOffset);
     if (!status.ok()) return status;
   }
+  corruption_.allow_header_update();
   prepared_for_writing_ = true;
   return absl::OkStatus();
 }

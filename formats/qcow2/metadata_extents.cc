@@ -40,6 +40,11 @@ void MetadataExtents::remove(ByteRange range) {
   extents_.erase(range.offset);
 }
 
+void MetadataExtents::clear() {
+  MetadataLock lock(&mutex_);
+  extents_.clear();
+}
+
 std::optional<MetadataKind> MetadataExtents::find_overlap(
     ByteRange range) const {
   MetadataReaderLock lock(&mutex_);

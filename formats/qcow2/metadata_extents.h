@@ -39,6 +39,8 @@ class MetadataExtents {
   // Removes what was entered as `range`.
   void remove(ByteRange range);
 
+  void clear();
+
   // The metadata that `range` overlaps, if any.
   std::optional<MetadataKind> find_overlap(ByteRange range) const;
 
