@@ -29,15 +29,24 @@ absl::Status inflate_cluster(absl::Span<const uint8_t> compressed,
   stream.avail_in = static_cast<uInt>(compressed.size());
   stream.next_out = cluster.data();
   stream.avail_out = static_cast<uInt>(cluster.size());
-  const int result = inflate(&stream, Z_FINISH);
-  // Some writers end the stream without marking its last block; a full cluster
-  // is what counts, more output than that is damage.
-  const bool complete = stream.avail_out == 0 &&
+  int result = inflate(&stream, Z_FINISH);
+  const uint64_t inflated = cluster.size() - stream.avail_out;
+  bool is_too_long = false;
+  if (inflated == cluster.size() && result == Z_BUF_ERROR) {
+    // The stream does not end with the cluster.  A last block that is not
+    // marked as such is harmless; more output than a cluster is damage.
+    uint8_t beyond = 0;
+    stream.next_out = &beyond;
+    stream.avail_out = sizeof(beyond);
+    result = inflate(&stream, Z_FINISH);
+    is_too_long = stream.avail_out == 0;
+  }
+  const bool complete = inflated == cluster.size() && !is_too_long &&
                         (result == Z_STREAM_END || result == Z_BUF_ERROR);
   if (complete) return absl::OkStatus();
   return absl::DataLossError(absl::StrCat(
       "a compressed cluster of ", compressed.size(), " bytes inflates to ",
-      cluster.size() - stream.avail_out, " of ", cluster.size(),
+      is_too_long ? "more than " : "", inflated, " of ", cluster.size(),
       " bytes (zlib result ", result, ")"));
 }
 
