@@ -134,7 +134,7 @@ absl::StatusOr<RuntimeOptions> parse_runtime_options(const OpenOptions& options,
     }
     // L2 tables matter more: they get what covers the image, if it is there.
     l2 = sizes->refcount.has_value() ? *sizes->both - refcount_part
-                                     : std::min(l2, *sizes->both * 4 / 5);
+                                     : std::min(l2, *sizes->both / 5 * 4);
     refcount = *sizes->both - sizes->l2.value_or(l2);
   }
   const uint64_t least = kMinCacheSlices * result.slice_bytes;

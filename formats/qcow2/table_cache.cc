@@ -215,28 +215,6 @@ void TableCache::erase_locked(Shard* shard, size_t ring_index) {
   shard->slices.erase(slice->host_.bytes);
 }
 
-void TableCache::discard_range(HostOffset begin, HostOffset end) {
-  for (uint64_t host = begin.bytes; host < end.bytes; host += slice_bytes_) {
-    Shard& shard = shard_of(HostOffset{host});
-    MetadataLock lock(&shard.mutex);
-    const auto found = shard.slices.find(host);
-    if (found == shard.slices.end()) continue;
-    Slice* const slice = found->second.get();
-    {
-      // Dirty bytes would overwrite whatever the cluster becomes.
-      MetadataLock slice_lock(&slice->mutex);
-      MetadataLock dirty_lock(&dirty_mutex_);
-      if (std::erase(dirty_, slice) != 0) {
-        slice->dirty_begin_ = slice->dirty_end_ = 0;
-        slice->users_.fetch_sub(1, std::memory_order_acq_rel);
-        dirty_count_.store(dirty_.size(), std::memory_order_relaxed);
-      }
-    }
-    const auto place = std::find(shard.ring.begin(), shard.ring.end(), slice);
-    erase_locked(&shard, static_cast<size_t>(place - shard.ring.begin()));
-  }
-}
-
 bool TableCache::wants_write_back() const {
   return dirty_count_.load(std::memory_order_relaxed) * 4 >
          capacity_slices_ * 3;
@@ -288,7 +266,6 @@ void TableCache::restore(std::vector<DirtyPiece>* pieces) {
 TableCacheCounters TableCache::counters() const {
   TableCacheCounters sum;
   for (const Shard& shard : shards_) {
-    sum.hits += shard.hits.load(std::memory_order_relaxed);
     sum.misses += shard.misses.load(std::memory_order_relaxed);
     sum.evictions += shard.evictions.load(std::memory_order_relaxed);
   }

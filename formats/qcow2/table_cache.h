@@ -126,7 +126,6 @@ struct DirtyPiece {
 };
 
 struct TableCacheCounters {
-  uint64_t hits = 0;
   uint64_t misses = 0;
   uint64_t evictions = 0;
 };
@@ -145,10 +144,6 @@ class TableCache {
   absl::StatusOr<SliceRef> get(HostOffset host);
   // The slice if it is there and loaded; never blocks on I/O.
   SliceRef try_get(HostOffset host);
-
-  // Forgets the slices in [begin, end), which nobody uses any more: their
-  // cluster has been freed.  Dirty bytes are dropped.
-  void discard_range(HostOffset begin, HostOffset end);
 
   bool has_dirty() const {
     return dirty_count_.load(std::memory_order_relaxed) != 0;
@@ -181,7 +176,6 @@ class TableCache {
     size_t hand ABSL_GUARDED_BY(mutex) = 0;
     // Where users of loading slices wait.
     absl::CondVar loaded;
-    std::atomic<uint64_t> hits{0};
     std::atomic<uint64_t> misses{0};
     std::atomic<uint64_t> evictions{0};
   };
