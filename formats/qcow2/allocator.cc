@@ -55,8 +55,8 @@ absl::Status Allocator::load(HostOffset table, uint64_t table_clusters) {
 }
 
 void Allocator::note_file_end() {
-  high_water_.store(geometry_.clusters_for(parts_.file->length_bytes()),
-                    std::memory_order_release);
+  end_at_open_ = geometry_.clusters_for(parts_.file->length_bytes());
+  high_water_.store(end_at_open_, std::memory_order_release);
 }
 
 std::vector<HostOffset> Allocator::refcount_blocks() const {
@@ -68,9 +68,17 @@ std::vector<HostOffset> Allocator::refcount_blocks() const {
   return blocks;
 }
 
-uint64_t Allocator::allocated_end_bytes() const {
+uint64_t Allocator::published_end_bytes() const {
   return geometry_.cluster_offset(
-      allocated_end_.load(std::memory_order_acquire));
+      published_end_.load(std::memory_order_acquire));
+}
+
+void Allocator::note_published(HostClusters clusters) {
+  uint64_t end = published_end_.load(std::memory_order_relaxed);
+  while (end < clusters.end() &&
+         !published_end_.compare_exchange_weak(end, clusters.end(),
+                                               std::memory_order_acq_rel)) {
+  }
 }
 
 bool Allocator::is_beyond_high_water(HostClusters clusters) const {
@@ -153,7 +161,7 @@ Allocator::Step Allocator::try_allocate_locked(uint64_t count, bool may_reclaim,
   if (absl::Status legal = check_run_locked(clusters); !legal.ok()) {
     // A full file is not final before what is pending was tried.
     if (may_reclaim && absl::IsResourceExhausted(legal) &&
-        parts_.pending->count() != 0) {
+        parts_.pending->count_to_come() != 0) {
       return Step::reclaim();
     }
     return Step::failed(std::move(legal));
@@ -172,13 +180,14 @@ Allocator::Step Allocator::try_allocate_locked(uint64_t count, bool may_reclaim,
   return step;
 }
 
+void Allocator::raise(std::atomic<uint64_t>* mark, uint64_t end) {
+  mark->store(std::max(mark->load(std::memory_order_relaxed), end),
+              std::memory_order_release);
+}
+
 void Allocator::note_use_locked(HostClusters clusters) {
-  const auto raise = [&](std::atomic<uint64_t>* mark) {
-    mark->store(std::max(mark->load(std::memory_order_relaxed), clusters.end()),
-                std::memory_order_release);
-  };
-  raise(&high_water_);
-  raise(&allocated_end_);
+  raise(&high_water_, clusters.end());
+  raise(&allocated_end_, clusters.end());
 }
 
 absl::Status Allocator::check_run_locked(HostClusters clusters) const {
@@ -200,7 +209,7 @@ absl::Status Allocator::check_run_locked(HostClusters clusters) const {
 }
 
 bool Allocator::wants_reclaim_locked(uint64_t first, uint64_t count) const {
-  const uint64_t pending = parts_.pending->count();
+  const uint64_t pending = parts_.pending->count_to_come();
   if (pending == 0) return false;
   if (options_.reuse == ReusePolicy::kLowest)
     return parts_.pending->lowest() < first;
@@ -391,14 +400,35 @@ void Allocator::free_unpublished(HostClusters clusters) {
 }
 
 absl::StatusOr<bool> Allocator::recover_pending() {
-  const uint64_t before = parts_.pending->count();
+  const uint64_t before = parts_.pending->count_to_come();
   if (before == 0) return false;
   absl::Status status = parts_.run_flush_round();
   if (!status.ok()) return status;
-  return parts_.pending->count() < before;
+  return parts_.pending->count_to_come() < before;
+}
+
+// An entry of a damaged image may have named metadata as guest data.
+absl::Status Allocator::check_hole(HostClusters clusters) const {
+  const auto metadata =
+      parts_.extents->find_overlap({geometry_.cluster_offset(clusters.first),
+                                    geometry_.cluster_offset(clusters.count)});
+  if (!metadata.has_value()) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(
+      "freeing guest data at host offset ",
+      geometry_.cluster_offset(clusters.first), ", ",
+      geometry_.cluster_offset(clusters.count),
+      " bytes, would free the image's ", metadata_kind_name(*metadata)));
 }
 
 absl::Status Allocator::reclaim() {
+  absl::Status status = reclaim_ready();
+  parts_.pending->end_reclaim();
+  return status;
+}
+
+absl::Status Allocator::reclaim_ready() {
+  // What is wrong there may be the refcounts; a leak is no harm.
+  if (parts_.corruption->is_set()) return absl::OkStatus();
   const std::vector<uint64_t> ready =
       parts_.pending->take_reclaimable(*parts_.in_flight);
   // (cluster, references given up), of those whose last reference goes: holes.
@@ -420,6 +450,10 @@ absl::Status Allocator::reclaim() {
     } else {
       holes.push_back({cluster, 1});
     }
+  }
+  for (const HostClusters& hole : holes) {
+    if (absl::Status legal = check_hole(hole); !legal.ok())
+      return parts_.corruption->report(legal.message());
   }
   for (const HostClusters& hole : holes) {
     parts_.discard_copies(hole);

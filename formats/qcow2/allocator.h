@@ -118,9 +118,11 @@ class Allocator {
   void restore(const std::vector<TableEntry>& entries)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // How long the file must be to hold every cluster that was handed out since
-  // it was opened.
-  uint64_t allocated_end_bytes() const;
+  // Tables are about to name `clusters`, which allocate() gave.
+  void note_published(HostClusters clusters);
+  // How long the file must be to hold every cluster that tables came to name
+  // since it was opened.
+  uint64_t published_end_bytes() const;
   // True if `clusters` reach beyond the file as it was opened and everything
   // that was handed out since: nothing valid can lie there.
   bool is_beyond_high_water(HostClusters clusters) const;
@@ -172,11 +174,15 @@ class Allocator {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool is_reserved_locked(uint64_t cluster) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Raises one of the two marks below.
+  void raise(std::atomic<uint64_t>* mark, uint64_t end)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Enters that `clusters` are in use.
   void note_use_locked(HostClusters clusters)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   absl::Status check_run_locked(HostClusters clusters) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::Status check_hole(HostClusters clusters) const;
   bool wants_reclaim_locked(uint64_t first, uint64_t count) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
 
@@ -207,6 +213,7 @@ class Allocator {
   void begin_structure_change() ABSL_LOCKS_EXCLUDED(mutex_);
   void end_structure_change() ABSL_LOCKS_EXCLUDED(mutex_);
 
+  absl::Status reclaim_ready() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status change_refcounts(HostClusters clusters, int delta)
       ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status load_slice(HostOffset slice, HeldSlices* held);
@@ -215,11 +222,16 @@ class Allocator {
   const Options options_;
   const Geometry& geometry_;
 
-  // One past the highest cluster ever handed out, or the file's end at open.
+  // The file's end when it was opened, in clusters; set once, then.
+  uint64_t end_at_open_ = 0;
+  // One past the highest cluster that anything was ever stored in: handed out,
+  // or meant for a new refcount table, or below the file's end at open.
   // Changed under mutex_; read anywhere.
   std::atomic<uint64_t> high_water_{0};
   // One past the highest cluster handed out since the file was opened, or 0.
   std::atomic<uint64_t> allocated_end_{0};
+  // ... that a table names, or is about to.
+  std::atomic<uint64_t> published_end_{0};
 
   // Which clusters are free, and where the refcount blocks are.
   mutable MetadataMutex mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::allocator)

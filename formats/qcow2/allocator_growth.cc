@@ -72,6 +72,9 @@ absl::Status Allocator::add_block_alone(uint64_t block_index,
   if (!exists) {
     absl::Status status = add_block_alone(described_by, *cluster + 1);
     if (!status.ok()) return status;
+    MetadataLock lock(&mutex_);
+    // The table had to grow for it: the caller tries again.
+    if (table_[described_by] == 0) return absl::OkStatus();
   }
   absl::Status status = zero_clusters({*cluster, 1}, Purpose::kRefblockAlloc);
   if (!status.ok()) return status;
@@ -90,11 +93,19 @@ absl::StatusOr<uint64_t> Allocator::reserve_cluster(uint64_t search_from) {
       step = find_run_locked(search_from, 1, &first);
       next_free_ = hint;
       if (step.need == Step::Need::kNothing) {
-        reserved_.push_back({first, 1});
-        return first;
+        absl::Status legal = check_run_locked({first, 1});
+        if (legal.ok()) {
+          reserved_.push_back({first, 1});
+          return first;
+        }
+        step = Step::failed(std::move(legal));
       }
     }
-    if (step.need != Step::Need::kSlice) return step.status;
+    if (step.need != Step::Need::kSlice) {
+      return absl::IsDataLoss(step.status)
+                 ? parts_.corruption->report(step.status.message())
+                 : step.status;
+    }
     absl::Status status = load_slice(step.slice, &held);
     if (!status.ok()) return status;
   }
@@ -132,6 +143,7 @@ absl::Status Allocator::hook_up_block(uint64_t block_index, uint64_t cluster) {
       if (step.need == Step::Need::kNothing) {
         dirty_table_.insert(block_index);
         note_use_locked({cluster, 1});
+        note_published({cluster, 1});
         return absl::OkStatus();
       }
       // Not half way: others see the block when it is counted.
@@ -157,8 +169,9 @@ absl::StatusOr<Allocator::GrowthPlan> Allocator::plan_growth(
   MetadataLock lock(&mutex_);
   // Behind everything that is in use or about to be, at the start of a block's
   // range, so that the area describes itself.
-  const uint64_t used = std::max({high_water_.load(std::memory_order_relaxed),
-                                  block_index * per_block + 1, cluster + 1});
+  const uint64_t used =
+      std::max({end_at_open_, allocated_end_.load(std::memory_order_relaxed),
+                block_index * per_block + 1, cluster + 1});
   GrowthPlan plan;
   plan.first_block_index = divide_round_up(used, per_block);
   const uint64_t area_start = plan.first_block_index * per_block;
@@ -192,6 +205,8 @@ absl::StatusOr<Allocator::GrowthPlan> Allocator::plan_growth(
         geometry_.cluster_offset(area_start + i);
   }
   reserved_.push_back(plan.area);
+  // Even if the growth fails, its bytes may remain there: no longer fresh.
+  raise(&high_water_, plan.area.end());
   return plan;
 }
 
@@ -276,6 +291,7 @@ absl::Status Allocator::grow_table(uint64_t block_index, uint64_t cluster) {
     table_host_ = HostOffset{geometry_.cluster_offset(plan->table.first)};
     table_clusters_ = plan->table.count;
     note_use_locked(plan->area);
+    note_published(plan->area);
   }
   const auto bytes_of = [&](HostClusters run) {
     return ByteRange{geometry_.cluster_offset(run.first),
