@@ -1,0 +1,164 @@
+#include "formats/qcow2/inflate.h"
+
+#include <gtest/gtest.h>
+#include <zlib.h>
+
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/types/span.h"
+#include "tests/support/seed.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+using Bytes = std::vector<uint8_t>;
+constexpr size_t kClusterBytes = 4096;
+
+// `flush`: Z_FINISH ends the stream, Z_SYNC_FLUSH leaves it open.
+Bytes deflate_bytes(const Bytes& plain, int flush = Z_FINISH) {
+  z_stream stream = {};
+  EXPECT_EQ(deflateInit2(&stream, Z_BEST_COMPRESSION, Z_DEFLATED, -12, 9,
+                         Z_DEFAULT_STRATEGY),
+            Z_OK);
+  Bytes out(plain.size() * 2 + 1024);
+  stream.next_in = const_cast<Bytef*>(plain.data());
+  stream.avail_in = static_cast<uInt>(plain.size());
+  stream.next_out = out.data();
+  stream.avail_out = static_cast<uInt>(out.size());
+  EXPECT_EQ(deflate(&stream, flush), flush == Z_FINISH ? Z_STREAM_END : Z_OK);
+  out.resize(out.size() - stream.avail_out);
+  deflateEnd(&stream);
+  return out;
+}
+
+Bytes pattern(size_t bytes) {
+  Bytes plain(bytes);
+  for (size_t i = 0; i < bytes; ++i)
+    plain[i] = static_cast<uint8_t>(i * i / 77 + i % 13);
+  return plain;
+}
+
+absl::Status inflate_into(const Bytes& compressed, Bytes* cluster) {
+  cluster->assign(kClusterBytes, 0xee);
+  return inflate_cluster(compressed, absl::MakeSpan(*cluster));
+}
+
+TEST(InflateCluster, InflatesExactlyACluster) {
+  const Bytes plain = pattern(kClusterBytes);
+  Bytes cluster;
+  ASSERT_TRUE(inflate_into(deflate_bytes(plain), &cluster).ok());
+  EXPECT_EQ(cluster, plain);
+}
+
+TEST(InflateCluster, IgnoresWhatFollowsTheEndOfTheStream) {
+  const Bytes plain = pattern(kClusterBytes);
+  Bytes compressed = deflate_bytes(plain);
+  compressed.insert(compressed.end(), 511, 0xff);
+  Bytes cluster;
+  ASSERT_TRUE(inflate_into(compressed, &cluster).ok());
+  EXPECT_EQ(cluster, plain);
+}
+
+TEST(InflateCluster, TakesAFullClusterWhoseLastBlockIsNotMarked) {
+  const Bytes plain = pattern(kClusterBytes);
+  Bytes cluster;
+  ASSERT_TRUE(inflate_into(deflate_bytes(plain, Z_SYNC_FLUSH), &cluster).ok());
+  EXPECT_EQ(cluster, plain);
+}
+
+TEST(InflateCluster, RefusesAStreamThatEndsEarly) {
+  Bytes cluster;
+  EXPECT_TRUE(absl::IsDataLoss(
+      inflate_into(deflate_bytes(pattern(kClusterBytes - 1)), &cluster)));
+  EXPECT_TRUE(absl::IsDataLoss(inflate_into(deflate_bytes({}), &cluster)));
+}
+
+TEST(InflateCluster, RefusesAStreamThatIsLongerThanACluster) {
+  Bytes cluster;
+  EXPECT_TRUE(absl::IsDataLoss(
+      inflate_into(deflate_bytes(pattern(kClusterBytes + 1)), &cluster)));
+  // Small input, huge output: no more than a cluster is ever made of it.
+  EXPECT_TRUE(absl::IsDataLoss(
+      inflate_into(deflate_bytes(Bytes(size_t{16} << 20)), &cluster)));
+}
+
+TEST(InflateCluster, RefusesEveryTruncation) {
+  const Bytes compressed = deflate_bytes(pattern(kClusterBytes));
+  Bytes cluster;
+  // The last bytes hold only the end mark; a full cluster needs no more.
+  for (size_t length = 0; length + 8 < compressed.size(); ++length) {
+    const Bytes cut(compressed.begin(),
+                    compressed.begin() + static_cast<ptrdiff_t>(length));
+    ASSERT_FALSE(inflate_into(cut, &cluster).ok()) << length;
+  }
+}
+
+TEST(InflateCluster, SurvivesDamage) {
+  std::mt19937_64 random(testing::test_seed());
+  const Bytes compressed = deflate_bytes(pattern(kClusterBytes));
+  Bytes cluster;
+  for (int i = 0; i < 3000; ++i) {
+    Bytes damaged = compressed;
+    for (int flips = 0; flips < 1 + i % 5; ++flips)
+      damaged[random() % damaged.size()] ^= 1u << (random() % 8);
+    const absl::Status status = inflate_into(damaged, &cluster);
+    EXPECT_TRUE(status.ok() || absl::IsDataLoss(status)) << status;
+  }
+  const Bytes noise(1000, 0xff);
+  EXPECT_TRUE(absl::IsDataLoss(inflate_into(noise, &cluster)));
+}
+
+// ---- InflatedCopies ---------------------------------------------------------
+
+InflatedCopies::Copy copy_of(uint8_t value) {
+  return std::make_shared<const Bytes>(16, value);
+}
+L2Entry descriptor(uint64_t host) {
+  return L2Entry((uint64_t{1} << 62) | host);
+}
+
+TEST(InflatedCopies, KeepsTheMostRecentlyUsed) {
+  InflatedCopies copies(2);
+  copies.insert(descriptor(0x1000), copy_of(1));
+  copies.insert(descriptor(0x2000), copy_of(2));
+  ASSERT_NE(copies.find(descriptor(0x1000)), nullptr);
+  copies.insert(descriptor(0x3000), copy_of(3));
+  EXPECT_EQ(copies.find(descriptor(0x2000)), nullptr);
+  ASSERT_NE(copies.find(descriptor(0x1000)), nullptr);
+  EXPECT_EQ(copies.find(descriptor(0x1000))->front(), 1);
+  EXPECT_EQ(copies.find(descriptor(0x3000))->front(), 3);
+}
+
+TEST(InflatedCopies, ASecondInsertKeepsTheFirst) {
+  InflatedCopies copies(2);
+  copies.insert(descriptor(0x1000), copy_of(1));
+  copies.insert(descriptor(0x1000), copy_of(9));
+  EXPECT_EQ(copies.find(descriptor(0x1000))->front(), 1);
+}
+
+TEST(InflatedCopies, DiscardForgetsWhatLiesInTheClusters) {
+  Geometry geometry;
+  geometry.cluster_bits = 12;
+  InflatedCopies copies(4);
+  // One sector more than its first: this one reaches from cluster 1 into 2.
+  const uint32_t sector_shift = 62 - (12 - 8);
+  const L2Entry straddling((uint64_t{1} << 62) | (uint64_t{1} << sector_shift) |
+                           (0x2000 - 512));
+  copies.insert(straddling, copy_of(1));
+  copies.insert(descriptor(0x1000), copy_of(2));
+  copies.insert(descriptor(0x3000), copy_of(3));
+  const InflatedCopies::Copy held = copies.find(straddling);
+  copies.discard({2, 1}, geometry);
+  EXPECT_EQ(copies.find(straddling), nullptr);
+  EXPECT_NE(copies.find(descriptor(0x1000)), nullptr);
+  EXPECT_NE(copies.find(descriptor(0x3000)), nullptr);
+  // Who had it keeps it.
+  EXPECT_EQ(held->front(), 1);
+}
+
+}  // namespace
+}  // namespace spindle::qcow2
