@@ -2,6 +2,9 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <unistd.h>
+
+#include <algorithm>
 
 #include "formats/raw/owned_fd.h"
 #include "gtest/gtest.h"
@@ -19,7 +22,8 @@ using testing::SyscallHooks;
 class DirectIo : public ::testing::Test {
  protected:
   // With statx silenced, so that reads are tried.
-  absl::StatusOr<uint32_t> try_with(size_t file_bytes, size_t true_alignment) {
+  absl::StatusOr<uint32_t> try_with(size_t file_bytes, size_t true_alignment,
+                                    size_t memory_alignment = 1) {
     file_.write(pattern(file_bytes, 1));
     const OwnedFd fd(::open(file_.path().c_str(), O_RDONLY | O_CLOEXEC));
     SyscallHooks hooks;
@@ -27,12 +31,12 @@ class DirectIo : public ::testing::Test {
       errno = ENOSYS;
       return -1;
     };
-    hooks.read = [true_alignment](int, const iovec* segments, int,
-                                  off_t offset) -> ssize_t {
+    hooks.read = [true_alignment, memory_alignment](
+                     int, const iovec* segments, int, off_t offset) -> ssize_t {
       const auto address = reinterpret_cast<uintptr_t>(segments->iov_base);
-      if ((segments->iov_len | address | static_cast<size_t>(offset)) %
-              true_alignment !=
-          0) {
+      if ((segments->iov_len | static_cast<size_t>(offset)) % true_alignment !=
+              0 ||
+          address % std::max(memory_alignment, true_alignment) != 0) {
         errno = EINVAL;
         return -1;
       }
@@ -50,6 +54,10 @@ TEST_F(DirectIo, TriesGrowingAlignments) {
   EXPECT_EQ(*try_with(1 << 20, 512), 512u);
   EXPECT_EQ(*try_with(1 << 20, 4096), 4096u);
   EXPECT_EQ(*try_with(1 << 20, 65536), 65536u);
+}
+
+TEST_F(DirectIo, TriesTheAlignmentOfMemoryToo) {
+  EXPECT_EQ(*try_with(1 << 20, 512, 4096), 4096u);
 }
 
 TEST_F(DirectIo, RefusesAFileThatTakesNoDirectRead) {

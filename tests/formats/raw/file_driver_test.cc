@@ -167,13 +167,15 @@ TEST_P(FileDriverTest, GrowOnlyNeverShrinks) {
 }
 
 // Growing and extending writes in parallel: whatever a write added stays.
-// With `fallback` the file system has no fallocate.
 void grow_beside_writes(FileDriver* driver, const ScratchFile& scratch) {
   constexpr uint64_t kWrites = 400;
   constexpr uint64_t kBytes = 4096;
+  std::atomic<uint64_t> growths{0};
   std::thread writer([&] {
+    const AlignedMemory data(kBytes, 0xab);
     for (uint64_t i = 0; i < kWrites; ++i) {
-      const AlignedMemory data(kBytes, 0xab);
+      // Neither of the two may be done before the other has begun.
+      while (growths.load() < i) std::this_thread::yield();
       ASSERT_TRUE(
           driver->write(data.qiov(), Sector::from_byte_offset(i * kBytes))
               .ok());
@@ -186,7 +188,9 @@ void grow_beside_writes(FileDriver* driver, const ScratchFile& scratch) {
         driver
             ->set_length(driver->length_bytes() + 512, SetLengthMode::kGrowOnly)
             .ok());
+    growths.fetch_add(1);
   }
+  growths.store(kWrites);
   writer.join();
   const std::vector<uint8_t> content = scratch.content();
   ASSERT_GE(content.size(), kWrites * kBytes);
@@ -210,8 +214,53 @@ TEST_P(FileDriverTest, NorDoesItWithoutFallocate) {
     return -1;
   };
   const ScopedSyscallHooks scope(&hooks);
-  grow_beside_writes(open_driver(scratch_).get(), scratch_);
+  const auto driver = open_driver(scratch_);
+  ASSERT_TRUE(driver->set_length(512, SetLengthMode::kGrowOnly).ok());
+  grow_beside_writes(driver.get(), scratch_);
   EXPECT_EQ(calls.load(), 1) << "the driver does not remember";
+}
+
+// The same without chance: a grower that meets a write in its system call.
+TEST_P(FileDriverTest, GrowingDoesNotTruncateWhileAWriteMakesTheFileLonger) {
+  for (const bool has_fallocate : {true, false}) {
+    scratch_.write(std::vector<uint8_t>(4096));
+    const auto driver = open_driver(scratch_);
+    std::atomic<bool> in_write{false};
+    std::atomic<int> truncations{0};
+    SyscallHooks hooks;
+    hooks.fallocate = [&](int fd, int mode, off_t offset, off_t length) {
+      errno = EOPNOTSUPP;
+      return has_fallocate ? testing::real_fallocate(fd, mode, offset, length)
+                           : -1;
+    };
+    hooks.write = [&](int fd, const iovec* segments, int count, off_t offset) {
+      in_write.store(true);
+      // Room for a grower that does not wait for us to show itself.
+      for (int i = 0; i < 10000 && truncations.load() == 0; ++i)
+        std::this_thread::yield();
+      const ssize_t done = testing::real_pwritev(fd, segments, count, offset);
+      in_write.store(false);
+      return done;
+    };
+    hooks.ftruncate = [&](int fd, off_t length) {
+      EXPECT_FALSE(in_write.load());
+      truncations.fetch_add(1);
+      return testing::real_ftruncate(fd, length);
+    };
+    const ScopedSyscallHooks scope(&hooks);
+    const std::vector<uint8_t> data = pattern(8192, 22);
+    std::thread writer([&] {
+      EXPECT_TRUE(driver->write(AlignedMemory(data).qiov(), Sector(8)).ok());
+    });
+    while (!in_write.load() && driver->length_bytes() == 4096)
+      std::this_thread::yield();
+    EXPECT_TRUE(driver->set_length(8192, SetLengthMode::kGrowOnly).ok());
+    writer.join();
+    EXPECT_EQ(truncations.load(), 0);
+    EXPECT_EQ(driver->length_bytes(), 12288u);
+    EXPECT_EQ(read_sectors(*driver, 8, 16), data);
+    EXPECT_EQ(scratch_.length(), 12288u);
+  }
 }
 
 TEST_P(FileDriverTest, DiscardPunchesAHole) {

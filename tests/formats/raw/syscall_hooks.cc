@@ -14,6 +14,7 @@ ssize_t __real_preadv2(int fd, const iovec* segments, int count, off_t offset,
 ssize_t __real_pwrite(int fd, const void* from, size_t length, off_t offset);
 ssize_t __real_pwritev(int fd, const iovec* segments, int count, off_t offset);
 int __real_fdatasync(int fd);
+int __real_ftruncate(int fd, off_t length);
 int __real_fallocate(int fd, int mode, off_t offset, off_t length);
 int __real_statx(int fd, const char* path, int flags, unsigned mask,
                  struct statx* out);
@@ -49,6 +50,10 @@ ssize_t real_pwritev(int fd, const iovec* segments, int count, off_t offset) {
 int real_fdatasync(int fd) { return __real_fdatasync(fd); }
 int real_fallocate(int fd, int mode, off_t offset, off_t length) {
   return __real_fallocate(fd, mode, offset, length);
+}
+
+int real_ftruncate(int fd, off_t length) {
+  return __real_ftruncate(fd, length);
 }
 
 }  // namespace spindle::testing
@@ -94,6 +99,11 @@ int __wrap_fdatasync(int fd) {
 int __wrap_fallocate(int fd, int mode, off_t offset, off_t length) {
   if (!hooks().fallocate) return __real_fallocate(fd, mode, offset, length);
   return hooks().fallocate(fd, mode, offset, length);
+}
+
+int __wrap_ftruncate(int fd, off_t length) {
+  return hooks().ftruncate ? hooks().ftruncate(fd, length)
+                           : __real_ftruncate(fd, length);
 }
 
 int __wrap_statx(int fd, const char* path, int flags, unsigned mask,

@@ -27,6 +27,7 @@ struct SyscallHooks {
   Transfer read_without_wait;  // preadv2
   std::function<int(int fd)> fdatasync;
   std::function<int(int fd, int mode, off_t, off_t)> fallocate;
+  std::function<int(int fd, off_t length)> ftruncate;
   std::function<int()> statx;
 };
 
@@ -44,6 +45,7 @@ ssize_t real_preadv(int fd, const iovec* segments, int count, off_t offset);
 ssize_t real_pwritev(int fd, const iovec* segments, int count, off_t offset);
 int real_fdatasync(int fd);
 int real_fallocate(int fd, int mode, off_t offset, off_t length);
+int real_ftruncate(int fd, off_t length);
 
 }  // namespace spindle::testing
 
