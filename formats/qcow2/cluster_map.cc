@@ -177,6 +177,7 @@ absl::Status ClusterMap::create_table(uint64_t l1_index) {
     status = parts_.extents->add(MetadataKind::kL2Table, range);
     if (!status.ok()) status = parts_.corruption->report(status.message());
   }
+  if (status.ok()) parts_.allocator->note_published(table->clusters);
   parts_.l1->end_create(l1_index, HostOffset{status.ok() ? range.offset : 0});
   return status;
 }

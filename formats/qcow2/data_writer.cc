@@ -151,6 +151,11 @@ absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket,
   // Published, by this write or by one that joined it: the old entries are
   // gone.
   if (outcome == FirstWrites::Outcome::kPublished) drop_old_references(plan);
+  if (has_host && absl::IsResourceExhausted(status)) {
+    // Freed clusters that still wait may be the room that the host lacks.
+    const absl::StatusOr<bool> recovered = image_.allocator().recover_pending();
+    if (recovered.ok() && *recovered) return 0;
+  }
   if (!status.ok()) return status;
   return has_work ? plan.data.length : 0;
 }
@@ -175,9 +180,13 @@ absl::Status DataWriter::inspect(ByteRange data, Plan* plan) {
       damaged =
           image_.map().check_entry({begin + geometry.cluster_offset(i)}, entry);
       if (!damaged.ok() || entry.writable_in_place()) break;
-      // A zero cluster that kept its host cluster gets its data there.
-      const bool reuses =
-          entry.kind() == ClusterKind::kZeroAllocated && entry.copied();
+      // A zero cluster that kept its host cluster gets its data there; but not
+      // while a write from before the zeroes is on its way there, which would
+      // show through once the cluster is published again.
+      const bool reuses = entry.kind() == ClusterKind::kZeroAllocated &&
+                          entry.copied() &&
+                          !image_.in_flight().is_pinned(
+                              geometry.cluster_index(entry.host().bytes));
       if (i == 0) plan->reuses_host = reuses;
       if (reuses != plan->reuses_host) break;
       if (reuses && i > 0) {
@@ -234,11 +243,6 @@ absl::Status DataWriter::transfer(const Plan& plan, const IoVector& qiov) {
     all.append(IoVector(padding.tail.get(), padding.tail_bytes));
     whole = &all;
   }
-  status = image_.file().write(Purpose::kClusterAlloc, *whole, host);
-  if (!absl::IsResourceExhausted(status)) return status;
-  // Freed clusters that were not punched yet may be what the host lacks.
-  const absl::StatusOr<bool> recovered = image_.allocator().recover_pending();
-  if (!recovered.ok() || !*recovered) return status;
   return image_.file().write(Purpose::kClusterAlloc, *whole, host);
 }
 
@@ -330,6 +334,7 @@ absl::StatusOr<std::unique_ptr<uint8_t[]>> DataWriter::read_base(
 // ---- Publishing ------------------------------------------------------------
 
 void DataWriter::publish(Slice* slice, size_t first_index, HostClusters host) {
+  image_.allocator().note_published(host);
   MetadataLock lock(&slice->mutex);
   slice->note_new_mapping();
   for (uint64_t i = 0; i < host.count; ++i) {

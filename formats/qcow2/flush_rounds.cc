@@ -28,7 +28,9 @@ absl::Status FlushRounds::flush() {
   {
     MetadataLock lock(&mutex_);
     mine = next_;
+    ++waiting_;
     while (!mine->done && running_) mutex_.wait(&round_ended_);
+    --waiting_;
     if (mine->done) return mine->status;
     // Nobody runs: this caller runs the round for all who wait for it.
     running_ = true;
@@ -60,6 +62,11 @@ absl::Status FlushRounds::settle() {
   for (int i = 0; i < kMaxSettleRounds && status.ok() && is_unsettled(); ++i)
     status = flush();
   return status;
+}
+
+int FlushRounds::waiting_count() const {
+  MetadataLock lock(&mutex_);
+  return waiting_;
 }
 
 bool FlushRounds::is_unsettled() const {
@@ -106,7 +113,7 @@ void FlushRounds::put_back(Snapshot* snapshot) {
 
 absl::Status FlushRounds::write_out(const Snapshot& snapshot) {
   // Tables that were never written lie beyond the end of the file until now.
-  const uint64_t end = parts_.allocator->allocated_end_bytes();
+  const uint64_t end = parts_.allocator->published_end_bytes();
   if (parts_.file->length_bytes() < end) {
     absl::Status status =
         parts_.file->set_length(end, SetLengthMode::kGrowOnly);

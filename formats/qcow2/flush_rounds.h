@@ -63,6 +63,9 @@ class FlushRounds {
   // given up: for close().
   absl::Status settle();
 
+  // How many callers of flush() wait for another one's round, for tests.
+  int waiting_count() const ABSL_LOCKS_EXCLUDED(mutex_);
+
  private:
   // One round, past or to come; shared by those who wait for it.
   struct Round {
@@ -94,12 +97,13 @@ class FlushRounds {
   const Parts parts_;
   std::atomic<bool> writing_back_{false};
 
-  MetadataMutex mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::flush)
+  mutable MetadataMutex mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::flush)
       ABSL_ACQUIRED_BEFORE(lock_ranks::allocator){LockRank::kFlush};
   // The round that those who come now will be served by; not started.
   std::shared_ptr<Round> next_ ABSL_GUARDED_BY(mutex_) =
       std::make_shared<Round>();
   bool running_ ABSL_GUARDED_BY(mutex_) = false;
+  int waiting_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::CondVar round_ended_;
 };
 

@@ -20,14 +20,15 @@ void PendingFrees::add_durably_dropped(HostClusters clusters) {
 
 std::vector<HostClusters> PendingFrees::take_dropped() {
   MetadataLock lock(&mutex_);
-  std::vector<HostClusters> taken;
-  taken.swap(dropped_);
-  return taken;
+  in_round_.clear();
+  in_round_.swap(dropped_);
+  return in_round_;
 }
 
 void PendingFrees::put_back(const std::vector<HostClusters>& dropped) {
   MetadataLock lock(&mutex_);
   dropped_.insert(dropped_.end(), dropped.begin(), dropped.end());
+  in_round_.clear();
 }
 
 void PendingFrees::add_durable(const std::vector<HostClusters>& dropped) {
@@ -36,6 +37,7 @@ void PendingFrees::add_durable(const std::vector<HostClusters>& dropped) {
     for (uint64_t i = 0; i < clusters.count; ++i)
       durable_.push_back(clusters.first + i);
   }
+  in_round_.clear();
 }
 
 std::vector<uint64_t> PendingFrees::take_reclaimable(
@@ -47,9 +49,17 @@ std::vector<uint64_t> PendingFrees::take_reclaimable(
     taken.push_back(cluster);
     return true;
   });
-  count_.fetch_sub(taken.size(), std::memory_order_relaxed);
   std::sort(taken.begin(), taken.end());
+  reclaiming_ = taken;
+  reclaiming_count_.store(taken.size(), std::memory_order_release);
+  count_.fetch_sub(taken.size(), std::memory_order_release);
   return taken;
+}
+
+void PendingFrees::end_reclaim() {
+  MetadataLock lock(&mutex_);
+  reclaiming_.clear();
+  reclaiming_count_.store(0, std::memory_order_release);
 }
 
 void PendingFrees::put_back_durable(const std::vector<uint64_t>& clusters) {
@@ -63,7 +73,10 @@ uint64_t PendingFrees::lowest() const {
   uint64_t lowest = std::numeric_limits<uint64_t>::max();
   for (const HostClusters& clusters : dropped_)
     lowest = std::min(lowest, clusters.first);
+  for (const HostClusters& clusters : in_round_)
+    lowest = std::min(lowest, clusters.first);
   for (uint64_t cluster : durable_) lowest = std::min(lowest, cluster);
+  for (uint64_t cluster : reclaiming_) lowest = std::min(lowest, cluster);
   return lowest;
 }
 
