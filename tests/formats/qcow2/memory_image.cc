@@ -1,0 +1,164 @@
+#include "tests/formats/qcow2/memory_image.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/types/span.h"
+#include "engine/io_vector.h"
+#include "formats/qcow2/create.h"
+#include "formats/qcow2/qcow2_driver.h"
+#include "tests/support/qemu_tools.h"
+
+namespace spindle::testing {
+namespace {
+
+void require(const absl::Status& status, const char* what) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "%s: %s\n", what, status.ToString().c_str());
+  std::abort();
+}
+
+MemoryDriver::Options file_options(const MemoryImageOptions& options) {
+  MemoryDriver::Options file;
+  file.max_length_bytes = options.max_file_bytes;
+  return file;
+}
+
+absl::Span<const uint8_t> as_span(const std::string& bytes) {
+  return {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
+}
+
+}  // namespace
+
+absl::Status check_image_bytes(const std::string& bytes, Leaks leaks) {
+  constexpr int kLeaksOnly = 3;
+  const std::string path = temporary_path("image");
+  absl::Status status = write_file(path, as_span(bytes));
+  if (!status.ok()) return status;
+  const auto result = run_tool({"qemu-img", "check", "-f", "qcow2", path});
+  ::unlink(path.c_str());
+  if (!result.ok()) return result.status();
+  if (result->exit_code == 0 ||
+      (result->exit_code == kLeaksOnly && leaks == Leaks::kAllowed)) {
+    return absl::OkStatus();
+  }
+  return absl::DataLossError(absl::StrCat(
+      "qemu-img check: exit code ", result->exit_code, ": ", result->output));
+}
+
+absl::Status write_fill(BlockDriver& driver, ByteRange range, uint8_t value) {
+  std::string data(range.length, static_cast<char>(value));
+  return driver.write(IoVector(data.data(), data.size()),
+                      Sector::from_byte_offset(range.offset));
+}
+
+absl::StatusOr<std::string> read_bytes(BlockDriver& driver, ByteRange range) {
+  std::string data(range.length, '\xee');
+  absl::Status status = driver.read(IoVector(data.data(), data.size()),
+                                    Sector::from_byte_offset(range.offset));
+  if (!status.ok()) return status;
+  return data;
+}
+
+::testing::AssertionResult reads_as(BlockDriver& driver, ByteRange range,
+                                    uint8_t value) {
+  const auto data = read_bytes(driver, range);
+  if (!data.ok()) {
+    return ::testing::AssertionFailure() << data.status().ToString();
+  }
+  const auto other = std::find_if(data->begin(), data->end(), [&](char byte) {
+    return byte != static_cast<char>(value);
+  });
+  if (other == data->end()) return ::testing::AssertionSuccess();
+  return ::testing::AssertionFailure()
+         << "byte "
+         << range.offset + static_cast<uint64_t>(other - data->begin())
+         << " is " << int{static_cast<uint8_t>(*other)} << ", not "
+         << int{value};
+}
+
+MemoryImage::MemoryImage(MemoryImageOptions options)
+    : options_(std::move(options)),
+      backing_path_(options_.backing.empty() ? "" : temporary_path("backing")),
+      memory_(std::make_shared<MemoryDriver>(file_options(options_))),
+      backing_memory_(std::make_shared<MemoryDriver>()),
+      observed_backing_(std::make_shared<ObservingDriver>(backing_memory_)) {
+  if (!options_.backing.empty()) {
+    backing_memory_->set_content(0, options_.backing);
+    // For the other implementation, which opens it by its name.
+    require(write_file(backing_path_, as_span(options_.backing)), "backing");
+  }
+  if (options_.bytes.empty()) {
+    CreateOptions create;
+    create.size_bytes = options_.size_bytes;
+    create.options = options_.create;
+    create.backing_filename = backing_path_;
+    create.backing_format = options_.backing.empty() ? "" : "raw";
+    const auto plan = qcow2::plan_create(create);
+    require(plan.status(), "plan_create");
+    require(qcow2::write_image(*plan, memory_), "write_image");
+  } else {
+    memory_->set_content(0, options_.bytes);
+  }
+  require(open(), "open");
+}
+
+MemoryImage::~MemoryImage() {
+  if (!backing_path_.empty()) ::unlink(backing_path_.c_str());
+}
+
+OpenContext MemoryImage::context() const {
+  OpenContext context;
+  context.open_child =
+      [this](
+          const ChildRequest&) -> absl::StatusOr<std::shared_ptr<BlockDriver>> {
+    return observed_backing_;
+  };
+  return context;
+}
+
+absl::Status MemoryImage::open(bool read_only) {
+  OpenOptions options;
+  options.read_only = read_only;
+  options.driver_options = options_.open;
+  observed_file_ = std::make_shared<ObservingDriver>(memory_);
+  auto driver = qcow2::open_qcow2(observed_file_, options, context());
+  if (!driver.ok()) return driver.status();
+  driver_ = *std::move(driver);
+  return absl::OkStatus();
+}
+
+absl::Status MemoryImage::close() {
+  absl::Status status = driver_->close();
+  driver_.reset();
+  return status;
+}
+
+absl::Status MemoryImage::close_and_check(Leaks leaks) {
+  absl::Status status = close();
+  if (!status.ok()) return status;
+  return check_image_bytes(memory_->content(), leaks);
+}
+
+absl::StatusOr<std::shared_ptr<BlockDriver>> MemoryImage::open_copy(
+    const std::string& bytes) const {
+  auto copy = std::make_shared<MemoryDriver>();
+  copy->set_content(0, bytes);
+  OpenOptions options;
+  options.read_only = true;
+  return qcow2::open_qcow2(std::move(copy), options, context());
+}
+
+std::optional<uint64_t> MemoryImage::host_of(uint64_t guest) {
+  const auto status =
+      driver_->block_status({guest, 1}, BlockStatusScope::kThisLayer);
+  return status.ok() && status->data ? status->host_offset : std::nullopt;
+}
+
+}  // namespace spindle::testing

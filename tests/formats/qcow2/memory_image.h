@@ -1,0 +1,97 @@
+// MemoryImage: a qcow2 image in memory, open, with an ObservingDriver between
+// the format and the file, so that a test can stop and fail what it chooses.
+//
+// It owns the file, the backing file if there is one, and the open driver.
+// What should not fail (creating, opening) ends the process if it does.
+//
+// Thread safety: the data path as BlockDriver; everything else one thread.
+#ifndef SPINDLE_TESTS_FORMATS_QCOW2_MEMORY_IMAGE_H_
+#define SPINDLE_TESTS_FORMATS_QCOW2_MEMORY_IMAGE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "engine/block_driver.h"
+#include "engine/format.h"
+#include "engine/sector.h"
+#include "gtest/gtest.h"
+#include "tests/support/memory_driver.h"
+#include "tests/support/observing_driver.h"
+
+namespace spindle::testing {
+
+enum class Leaks { kForbidden, kAllowed };
+
+// What `qemu-img check` says about an image with these bytes.
+absl::Status check_image_bytes(const std::string& bytes, Leaks leaks);
+
+// Requests on a driver with plain values.
+absl::Status write_fill(BlockDriver& driver, ByteRange range, uint8_t value);
+absl::StatusOr<std::string> read_bytes(BlockDriver& driver, ByteRange range);
+// True if every byte of `range` is `value`.
+::testing::AssertionResult reads_as(BlockDriver& driver, ByteRange range,
+                                    uint8_t value);
+
+struct MemoryImageOptions {
+  uint64_t size_bytes = uint64_t{1} << 20;
+  OptionMap create = {};
+  OptionMap open = {};
+  // The content of a raw backing file; empty: no backing file.
+  std::string backing = {};
+  // The file's bytes instead of a new image.
+  std::string bytes = {};
+  // The file cannot grow beyond this: ENOSPC.
+  uint64_t max_file_bytes = UINT64_MAX;
+};
+
+class MemoryImage {
+ public:
+  explicit MemoryImage(MemoryImageOptions options);
+  ~MemoryImage();
+
+  BlockDriver& driver() { return *driver_; }
+  // Between the format and its file, or its backing file.
+  ObservingDriver& file() { return *observed_file_; }
+  ObservingDriver& backing() { return *observed_backing_; }
+  MemoryDriver& memory() { return *memory_; }
+
+  absl::Status write(ByteRange range, uint8_t value) {
+    return write_fill(*driver_, range, value);
+  }
+  absl::Status discard(ByteRange range) { return driver_->discard(range); }
+  absl::Status flush() { return driver_->flush(); }
+  ::testing::AssertionResult reads_as(ByteRange range, uint8_t value) {
+    return testing::reads_as(*driver_, range, value);
+  }
+  // Where the byte at `guest` lives in the file, if the image has it there.
+  std::optional<uint64_t> host_of(uint64_t guest);
+
+  // Closes the driver; afterwards open() or the destructor.
+  absl::Status close();
+  absl::Status open(bool read_only = false);
+  // Closes the image, and asks the other implementation about it.
+  absl::Status close_and_check(Leaks leaks = Leaks::kForbidden);
+
+  // Opens other bytes for reading, over this image's backing file.
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_copy(
+      const std::string& bytes) const;
+
+ private:
+  OpenContext context() const;
+
+  const MemoryImageOptions options_;
+  const std::string backing_path_;
+  const std::shared_ptr<MemoryDriver> memory_;
+  const std::shared_ptr<MemoryDriver> backing_memory_;
+  const std::shared_ptr<ObservingDriver> observed_backing_;
+  std::shared_ptr<ObservingDriver> observed_file_;
+  std::shared_ptr<BlockDriver> driver_;
+};
+
+}  // namespace spindle::testing
+
+#endif  // SPINDLE_TESTS_FORMATS_QCOW2_MEMORY_IMAGE_H_
