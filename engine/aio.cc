@@ -90,6 +90,8 @@ void AioRequest::reset() {
   if (!status.ok()) status = absl::OkStatus();
   done_bytes = 0;
   has_slot = false;
+  waits_for_range = false;
+  attempts = 0;
   has_result = false;
 }
 

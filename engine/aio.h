@@ -57,7 +57,7 @@ class AioRequest final : public WorkItem {
   // If the worker arrives in between (kArrived), the canceller completes it.
   enum class State : uint32_t {
     kSubmitting,  // the submitting thread's
-    kWaiting,     // in a list of Admission
+    kWaiting,     // in a list of Admission or RangeWaiters
     kQueued,      // in, or on its way into, the executor's queue
     kRunning,     // a worker's, or that of whoever starts or refuses it
     kCancelling,  // the canceller's
@@ -99,6 +99,10 @@ class AioRequest final : public WorkItem {
   Generation generation = 0;
   // Counts against the limit on requests in flight.
   bool has_slot = false;
+  // In state kWaiting: RangeWaiters has it, not Admission.
+  bool waits_for_range = false;
+  // How often it gave up because another request was in its range.
+  int attempts = 0;
   // It has its result, and is in the executor's queue to run its callback.
   bool has_result = false;
 

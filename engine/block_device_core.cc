@@ -14,6 +14,9 @@ using State = AioRequest::State;
 
 // How many requests are handed to the executor at a time.
 constexpr size_t kBatchSize = 64;
+// How often a request gives way to others in its range before it waits its
+// turn on a worker, where nobody can overtake it.
+constexpr int kMaxAttempts = 8;
 
 int64_t now_nanoseconds() {
   timespec now;
@@ -87,7 +90,11 @@ absl::Status BlockDevice::Core::run_here(const RequestSpec& spec,
   const int64_t begin = now_nanoseconds();
   const Generation generation = enter_here();
   absl::Status status = check(spec);
-  if (status.ok()) status = requests_.run(spec, qiov, 0, block_status);
+  if (status.ok()) {
+    RequestExecutor::Attempt attempt;
+    status = requests_.run(spec, qiov, 0, block_status, &attempt);
+    release_ranges(spec.kind);
+  }
   counters_.count(spec.kind, counted_bytes(spec), status,
                   now_nanoseconds() - begin);
   in_flight_.leave(generation);
@@ -134,6 +141,7 @@ bool BlockDevice::Core::run_in_place(AioRequest* request) {
   const RequestKind kind = request->spec.kind;
   if (kind != RequestKind::kRead && kind != RequestKind::kWrite) return false;
   request->done_bytes = requests_.try_in_place(request->spec, request->qiov);
+  release_ranges(kind);
   if (request->done_bytes < request->spec.length) return false;
   counters_.count_in_place();
   return true;
@@ -221,11 +229,39 @@ void BlockDevice::Core::run_request(AioRequest* request) {
   }
   bool cancelled = false;
   if (!claim_from_queue(request, &cancelled)) return;
-  absl::Status status =
-      cancelled ? absl::CancelledError("the request was withdrawn")
-                : requests_.run(request->spec, request->qiov,
-                                request->done_bytes, &request->block_status);
+  absl::Status status;
+  if (cancelled) {
+    status = absl::CancelledError("the request was withdrawn");
+  } else if (!run_or_park(request, &status)) {
+    return;
+  }
   complete(request, std::move(status), Where::kWorker);
+}
+
+bool BlockDevice::Core::run_or_park(AioRequest* request,
+                                    absl::Status* status) {
+  for (;;) {
+    const uint64_t seen = range_waiters_.releases();
+    RequestExecutor::Attempt attempt{.may_wait =
+                                         request->attempts++ >= kMaxAttempts};
+    *status = requests_.run(request->spec, request->qiov, request->done_bytes,
+                            &request->block_status, &attempt);
+    if (!attempt.gave_up) {
+      release_ranges(request->spec.kind);
+      return true;
+    }
+    if (range_waiters_.park(request, seen)) return false;
+  }
+}
+
+void BlockDevice::Core::release_ranges(RequestKind kind) {
+  if (!RequestExecutor::holds_ranges(kind)) return;
+  RequestList retry;
+  range_waiters_.release(&retry);
+  if (retry.empty()) return;
+  absl::InlinedVector<AioRequest*, kBatchSize> batch;
+  while (AioRequest* request = retry.pop_front()) batch.push_back(request);
+  submit_batch(batch);
 }
 
 void BlockDevice::Core::abandon_request(AioRequest* request) {
@@ -258,6 +294,8 @@ void BlockDevice::Core::cancel_request(AioRequest* request, bool was_queued) {
                                                std::memory_order_acq_rel)) {
       return;
     }
+  } else if (request->waits_for_range) {
+    range_waiters_.forget(request);
   } else {
     admission_.forget(request);
     start_waiting(/*may_run_in_place=*/false);

@@ -29,6 +29,7 @@
 #include "engine/block_device.h"
 #include "engine/completion_sink.h"
 #include "engine/in_flight_tracker.h"
+#include "engine/range_waiters.h"
 #include "engine/request_executor.h"
 
 namespace spindle {
@@ -105,6 +106,10 @@ class BlockDevice::Core final : public RequestOwner {
   void deliver(AioRequest* request, Where where, bool has_room);
   void push_to_sink(AioRequest* request, Where where, bool has_room);
 
+  // Runs `request`; false if it waits for a range, and is no more the caller's.
+  bool run_or_park(AioRequest* request, absl::Status* status);
+  // A request of that kind is over: others may have waited for its range.
+  void release_ranges(RequestKind kind);
   // Starts what waited and need not wait any more.
   void start_waiting(bool may_run_in_place);
   void submit_batch(absl::Span<AioRequest* const> requests);
@@ -142,6 +147,7 @@ class BlockDevice::Core final : public RequestOwner {
   ShardedDeviceCounters counters_;
   InFlightTracker in_flight_;
   Admission admission_;
+  RangeWaiters range_waiters_;
   std::atomic<bool> closed_{false};
 
   // A leaf: nothing is acquired while it is held.

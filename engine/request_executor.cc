@@ -14,9 +14,16 @@ using Direction = DriverTransfer::Direction;
 using Hold = RangeTracker::Hold;
 using Mode = RangeTracker::Mode;
 
-constexpr bool is_change(RequestKind kind) {
-  return kind == RequestKind::kWrite || kind == RequestKind::kDiscard ||
-         kind == RequestKind::kWriteZeroes;
+Hold hold_range(RangeTracker* ranges, ByteRange range, Mode mode,
+                const RequestExecutor::Attempt& attempt) {
+  return attempt.may_wait ? Hold(ranges, range, mode)
+                          : Hold(ranges, range, mode, RangeTracker::kTry);
+}
+
+// Not an error: nobody looks at it.
+absl::Status give_up(RequestExecutor::Attempt* attempt) {
+  attempt->gave_up = true;
+  return absl::AbortedError("");
 }
 
 }  // namespace
@@ -41,7 +48,7 @@ void RequestExecutor::refresh() {
 
 absl::Status RequestExecutor::check(const RequestSpec& spec) const {
   if (spec.kind == RequestKind::kFlush) return absl::OkStatus();
-  if (is_change(spec.kind) && read_only()) {
+  if (holds_ranges(spec.kind) && read_only()) {
     return absl::PermissionDeniedError("the device is read-only");
   }
   if (spec.by_sector && !is_sector_aligned(spec.length)) {
@@ -116,23 +123,23 @@ uint64_t RequestExecutor::try_in_place(const RequestSpec& spec,
 
 absl::Status RequestExecutor::run(const RequestSpec& spec, const IoVector& qiov,
                                   uint64_t done_bytes,
-                                  BlockStatus* block_status) {
+                                  BlockStatus* block_status, Attempt* attempt) {
   switch (spec.kind) {
     case RequestKind::kRead:
       if (done_bytes == 0) return read(qiov, spec.offset);
       return read(qiov.slice(done_bytes, spec.length - done_bytes),
                   spec.offset + done_bytes);
     case RequestKind::kWrite:
-      if (done_bytes == 0) return write(spec, qiov, spec.offset);
+      if (done_bytes == 0) return write(spec, qiov, spec.offset, attempt);
       return write(spec, qiov.slice(done_bytes, spec.length - done_bytes),
-                   spec.offset + done_bytes);
+                   spec.offset + done_bytes, attempt);
     case RequestKind::kFlush:
       return flush();
     case RequestKind::kDiscard:
-      return discard(clamp(spec.range()));
+      return discard(clamp(spec.range()), attempt);
     case RequestKind::kWriteZeroes: {
       absl::Status status =
-          write_zeroes(clamp(spec.range()), spec.zeroes_flags);
+          write_zeroes(clamp(spec.range()), spec.zeroes_flags, attempt);
       if (status.ok() && must_be_durable(spec)) status = flush();
       return status;
     }
@@ -173,35 +180,41 @@ absl::Status RequestExecutor::read_ragged(const IoVector& qiov,
 // ---- Writes -----------------------------------------------------------------
 
 absl::Status RequestExecutor::write(const RequestSpec& spec,
-                                    const IoVector& qiov, uint64_t offset) {
+                                    const IoVector& qiov, uint64_t offset,
+                                    Attempt* attempt) {
   if (qiov.empty()) return absl::OkStatus();
   const DetectZeroes detect = detect_zeroes_.load(std::memory_order_relaxed);
   absl::Status status;
   if (detect != DetectZeroes::kOff && qiov.is_zero()) {
     const WriteZeroesFlags flags{.may_unmap = detect == DetectZeroes::kUnmap};
-    status = write_zeroes(clamp({offset, qiov.length_bytes()}), flags);
+    status = write_zeroes(clamp({offset, qiov.length_bytes()}), flags, attempt);
   } else {
-    status = put(qiov, offset);
+    status = put(qiov, offset, attempt);
   }
   if (status.ok() && must_be_durable(spec)) status = flush();
   return status;
 }
 
-absl::Status RequestExecutor::put(const IoVector& qiov, uint64_t offset) {
+absl::Status RequestExecutor::put(const IoVector& qiov, uint64_t offset,
+                                  Attempt* attempt) {
   if (!is_aligned_to_driver(offset, qiov.length_bytes()))
-    return put_ragged(qiov, offset);
-  const Hold hold(&ranges_, {offset, qiov.length_bytes()}, Mode::kShared);
+    return put_ragged(qiov, offset, attempt);
+  const Hold hold = hold_range(&ranges_, {offset, qiov.length_bytes()},
+                               Mode::kShared, *attempt);
+  if (!hold.held()) return give_up(attempt);
   return transfer_.transfer(Direction::kWrite, qiov, offset);
 }
 
 // Reads the blocks at the two ends, and writes everything in one transfer.
-absl::Status RequestExecutor::put_ragged(const IoVector& qiov,
-                                         uint64_t offset) {
+absl::Status RequestExecutor::put_ragged(const IoVector& qiov, uint64_t offset,
+                                         Attempt* attempt) {
   const uint64_t alignment = transfer_.limits().request_alignment_bytes;
   const uint64_t begin = align_down(offset, alignment);
   const uint64_t end = offset + qiov.length_bytes();
   const uint64_t padded_end = align_up(end, alignment);
-  const Hold hold(&ranges_, {begin, padded_end - begin}, Mode::kExclusive);
+  const Hold hold = hold_range(&ranges_, {begin, padded_end - begin},
+                               Mode::kExclusive, *attempt);
+  if (!hold.held()) return give_up(attempt);
   const AlignedBufferPool::Lease buffer = transfer_.take_buffer(2 * alignment);
   uint8_t* const head = buffer.data();
   const bool one_block = padded_end - begin == alignment;
@@ -228,7 +241,8 @@ absl::Status RequestExecutor::put_ragged(const IoVector& qiov,
 // Ragged ends are read, modified and written; what lies between is left to the
 // driver.
 absl::Status RequestExecutor::write_zeroes(ByteRange range,
-                                           WriteZeroesFlags flags) {
+                                           WriteZeroesFlags flags,
+                                           Attempt* attempt) {
   if (range.empty()) return absl::OkStatus();
   const uint64_t alignment = transfer_.limits().request_alignment_bytes;
   const bool reaches_end = range.end() == length_bytes();
@@ -243,16 +257,18 @@ absl::Status RequestExecutor::write_zeroes(ByteRange range,
     if (ragged.empty()) continue;
     if (flags.no_fallback)
       return absl::UnimplementedError("a ragged range must be written");
-    const absl::Status status = write_zeroes_ragged(ragged);
+    const absl::Status status = write_zeroes_ragged(ragged, attempt);
     if (!status.ok()) return status;
   }
-  return write_zeroes_aligned({middle_begin, middle_end - middle_begin}, flags);
+  return write_zeroes_aligned({middle_begin, middle_end - middle_begin}, flags,
+                              attempt);
 }
 
 // The ends that the driver may not be able to do quickly are pieces of their
 // own, so that they alone are written by hand.
 absl::Status RequestExecutor::write_zeroes_aligned(ByteRange range,
-                                                   WriteZeroesFlags flags) {
+                                                   WriteZeroesFlags flags,
+                                                   Attempt* attempt) {
   const uint64_t alignment =
       std::max(transfer_.limits().write_zeroes_alignment_bytes,
                transfer_.limits().request_alignment_bytes);
@@ -267,17 +283,19 @@ absl::Status RequestExecutor::write_zeroes_aligned(ByteRange range,
                               {last, range.end() - last}};
   for (const ByteRange& piece : pieces) {
     if (piece.empty()) continue;
-    const absl::Status status = write_zeroes_piece(piece, flags);
+    const absl::Status status = write_zeroes_piece(piece, flags, attempt);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
 absl::Status RequestExecutor::write_zeroes_piece(ByteRange range,
-                                                 WriteZeroesFlags flags) {
-  const Hold hold(&ranges_,
-                  {range.offset, transfer_end(range.end()) - range.offset},
-                  Mode::kShared);
+                                                 WriteZeroesFlags flags,
+                                                 Attempt* attempt) {
+  const Hold hold = hold_range(
+      &ranges_, {range.offset, transfer_end(range.end()) - range.offset},
+      Mode::kShared, *attempt);
+  if (!hold.held()) return give_up(attempt);
   absl::Status status =
       absl::UnimplementedError("the driver cannot write zeroes quickly");
   const bool can = capabilities_.has(Capability::kWriteZeroes) &&
@@ -295,15 +313,17 @@ absl::Status RequestExecutor::write_zeroes_piece(ByteRange range,
 }
 
 // REQUIRES: `range` lies within one block of the request alignment.
-absl::Status RequestExecutor::write_zeroes_ragged(ByteRange range) {
+absl::Status RequestExecutor::write_zeroes_ragged(ByteRange range,
+                                                  Attempt* attempt) {
   const AlignedBufferPool::Lease buffer = transfer_.take_buffer(range.length);
   std::fill_n(buffer.data(), range.length, uint8_t{0});
-  return put_ragged(IoVector(buffer.data(), range.length), range.offset);
+  return put_ragged(IoVector(buffer.data(), range.length), range.offset,
+                    attempt);
 }
 
 // ---- Everything else --------------------------------------------------------
 
-absl::Status RequestExecutor::discard(ByteRange range) {
+absl::Status RequestExecutor::discard(ByteRange range, Attempt* attempt) {
   if (!capabilities_.has(Capability::kDiscard)) return absl::OkStatus();
   const uint64_t alignment = transfer_.limits().request_alignment_bytes;
   const uint64_t begin = align_up(range.offset, alignment);
@@ -311,7 +331,9 @@ absl::Status RequestExecutor::discard(ByteRange range) {
                            ? range.end()
                            : align_down(range.end(), alignment);
   if (begin >= end) return absl::OkStatus();
-  const Hold hold(&ranges_, {begin, transfer_end(end) - begin}, Mode::kShared);
+  const Hold hold = hold_range(&ranges_, {begin, transfer_end(end) - begin},
+                               Mode::kShared, *attempt);
+  if (!hold.held()) return give_up(attempt);
   return driver_->discard({begin, end - begin});
 }
 

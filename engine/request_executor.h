@@ -29,6 +29,15 @@ namespace spindle {
 
 class RequestExecutor {
  public:
+  // One attempt to run a request.
+  struct Attempt {
+    // Wait for requests that overlap; else give up.
+    bool may_wait = true;
+    // It gave up: the status means nothing, and the request is to be run again
+    // from the start.
+    bool gave_up = false;
+  };
+
   RequestExecutor(BlockDriver* driver, CacheMode cache_mode,
                   DetectZeroes detect_zeroes);
   RequestExecutor(const RequestExecutor&) = delete;
@@ -58,7 +67,13 @@ class RequestExecutor {
   // `block_status` is set by a request of that kind, and may be null for
   // others. REQUIRES: check(spec) is OK.
   absl::Status run(const RequestSpec& spec, const IoVector& qiov,
-                   uint64_t done_bytes, BlockStatus* block_status);
+                   uint64_t done_bytes, BlockStatus* block_status,
+                   Attempt* attempt);
+  // True if requests of that kind hold ranges for which others wait.
+  static bool holds_ranges(RequestKind kind) {
+    return kind == RequestKind::kWrite || kind == RequestKind::kDiscard ||
+           kind == RequestKind::kWriteZeroes;
+  }
 
  private:
   absl::Status check_range(const RequestSpec& spec) const;
@@ -71,14 +86,18 @@ class RequestExecutor {
   absl::Status read(const IoVector& qiov, uint64_t offset);
   absl::Status read_ragged(const IoVector& qiov, uint64_t offset);
   absl::Status write(const RequestSpec& spec, const IoVector& qiov,
-                     uint64_t offset);
-  absl::Status put(const IoVector& qiov, uint64_t offset);
-  absl::Status put_ragged(const IoVector& qiov, uint64_t offset);
-  absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags);
-  absl::Status write_zeroes_aligned(ByteRange range, WriteZeroesFlags flags);
-  absl::Status write_zeroes_piece(ByteRange range, WriteZeroesFlags flags);
-  absl::Status write_zeroes_ragged(ByteRange range);
-  absl::Status discard(ByteRange range);
+                     uint64_t offset, Attempt* attempt);
+  absl::Status put(const IoVector& qiov, uint64_t offset, Attempt* attempt);
+  absl::Status put_ragged(const IoVector& qiov, uint64_t offset,
+                          Attempt* attempt);
+  absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags,
+                            Attempt* attempt);
+  absl::Status write_zeroes_aligned(ByteRange range, WriteZeroesFlags flags,
+                                    Attempt* attempt);
+  absl::Status write_zeroes_piece(ByteRange range, WriteZeroesFlags flags,
+                                  Attempt* attempt);
+  absl::Status write_zeroes_ragged(ByteRange range, Attempt* attempt);
+  absl::Status discard(ByteRange range, Attempt* attempt);
   absl::StatusOr<BlockStatus> block_status(ByteRange range,
                                            BlockStatusScope scope);
   absl::Status flush();

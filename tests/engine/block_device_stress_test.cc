@@ -67,10 +67,10 @@ AioHandle submit_one(Run* run, size_t index, std::minstd_rand* random,
     case 1:
       return device.aio_readv(Sector(sector), memory, callback);
     case 2:
-      return device.aio_writev(Sector(sector), memory, uint64_t{index});
+      return device.aio_writev(Sector(sector % 8), memory, uint64_t{index});
     case 3:
-      return device.aio_pwritev(sector * 512 + length, memory.slice(0, length),
-                                callback);
+      return device.aio_pwritev(sector % 8 * 512 + length,
+                                memory.slice(0, length), callback);
     case 4:
       return device.aio_flush(callback);
     case 5:
@@ -97,14 +97,13 @@ void reap(Run* run) {
 
 void submit_many(Run* run, size_t thread) {
   std::minstd_rand random(static_cast<uint32_t>(run->seed + thread * 7919));
-  std::vector<char> buffer(4096, 'x');
-  const IoVector memory(buffer.data(), buffer.size());
+  testing::Buffers memory(kPerThread);
   std::vector<std::pair<size_t, AioHandle>> recent;
   for (size_t i = 0; i < kPerThread; ++i) {
     const size_t index = thread * kPerThread + i;
     const bool plugged = random() % 16 == 0;
     if (plugged) run->device->plug();
-    recent.emplace_back(index, submit_one(run, index, &random, memory));
+    recent.emplace_back(index, submit_one(run, index, &random, memory[i]));
     if (random() % 4 == 0) {
       auto& [chosen, handle] = recent[random() % recent.size()];
       if (handle.cancel() == AioHandle::CancelResult::kWithdrawn) {

@@ -13,6 +13,7 @@ namespace spindle {
 namespace {
 
 using testing::Buffer;
+using testing::Buffers;
 using testing::DeviceFixture;
 using testing::GatedDriver;
 
@@ -84,14 +85,15 @@ TEST(Asynchronous, EachKindCompletesByCallback) {
   DeviceFixture fixture;
   BlockDevice& device = *fixture.device;
   Buffer data(1024, 'd');
+  Buffers read(2, 1024);
   std::atomic<int> ran{0};
   const auto count = [&ran](const absl::Status& status) {
     EXPECT_TRUE(status.ok());
     ++ran;
   };
   device.aio_writev(Sector(2), data.vector(), count);
-  device.aio_readv(Sector(9), data.vector(), count);
-  device.aio_preadv(9000, data.vector(), count);
+  device.aio_readv(Sector(9), read[0], count);
+  device.aio_preadv(9000, read[1], count);
   device.aio_pwritev(90001, data.vector(), count);
   device.aio_flush(count);
   device.aio_discard({0, 512}, count);
@@ -148,12 +150,13 @@ TEST(Asynchronous, DriverErrorsAreCompletions) {
 TEST(RunInPlace, OffTheSubmittingThreadDoesNoIo) {
   DeviceFixture fixture;
   if (!fixture.has_threads()) GTEST_SKIP() << "there is no other thread";
-  Buffer buffer;
+  Buffers buffers(100);
+  Buffer source;
   for (uint64_t i = 0; i < 100; ++i) {
-    fixture.device->aio_readv(Sector(i), buffer.vector(), i);
-    fixture.device->aio_writev(Sector(i), buffer.vector(),
+    fixture.device->aio_readv(Sector(i), buffers[i], i);
+    fixture.device->aio_writev(Sector(i), source.vector(),
                                [](const absl::Status&) {});
-    fixture.device->aio_pwritev(i * 7 + 1, buffer.vector(), i);
+    fixture.device->aio_pwritev(i * 7 + 1, source.vector(), i);
   }
   fixture.wait(200);
   ASSERT_TRUE(fixture.device->drain().ok());
@@ -213,6 +216,7 @@ TEST(Callbacks, MaySubmitAndCancelButNotCloseOrDrain) {
   DeviceFixture fixture;
   BlockDevice& device = *fixture.device;
   Buffer buffer;
+  Buffer own;
   std::atomic<int> ran{0};
   device.aio_readv(Sector(0), buffer.vector(), [&](const absl::Status&) {
     EXPECT_EQ(device.close().code(), absl::StatusCode::kFailedPrecondition);
@@ -220,7 +224,7 @@ TEST(Callbacks, MaySubmitAndCancelButNotCloseOrDrain) {
     EXPECT_EQ(device.set_length(512).code(),
               absl::StatusCode::kFailedPrecondition);
     EXPECT_EQ(device.reopen({}).code(), absl::StatusCode::kFailedPrecondition);
-    EXPECT_TRUE(device.pread(buffer.vector(), 0).ok());
+    EXPECT_TRUE(device.pread(own.vector(), 0).ok());
     ++ran;
     device
         .aio_readv(Sector(0), buffer.vector(),
@@ -280,11 +284,11 @@ TEST(MaxInFlight, OfOneIsStrictOrder) {
 
 TEST(Plug, HoldsBackUntilTheLastUnplug) {
   DeviceFixture fixture;
-  Buffer buffer;
+  Buffers buffers(100);
   fixture.device->plug();
   fixture.device->plug();
   for (uint64_t i = 0; i < 100; ++i)
-    fixture.device->aio_readv(Sector(i), buffer.vector(), i);
+    fixture.device->aio_readv(Sector(i), buffers[i], i);
   fixture.device->unplug();
   EXPECT_EQ(fixture.device->reap(), 0u);
   EXPECT_TRUE(fixture.driver->transfers().empty());
@@ -465,10 +469,10 @@ TEST(Executor, RefusedRequestsCompleteWithUnavailable) {
 
 TEST(Executor, AbandonedRequestsCompleteWithCancelled) {
   DeviceFixture fixture({.max_workers = 1});
-  Buffer buffer;
+  Buffers buffers(4);
   fixture.driver->close_gate();
   for (uint64_t i = 0; i < 4; ++i)
-    fixture.device->aio_readv(Sector(0), buffer.vector(), i);
+    fixture.device->aio_readv(Sector(0), buffers[i], i);
   std::thread stopper;
   if (fixture.has_threads()) {
     fixture.driver->wait_for_waiting(1);
@@ -495,9 +499,9 @@ TEST(Executor, OneDeviceDoesNotStopAnother) {
   auto other_driver = std::make_shared<GatedDriver>(driver_options);
   auto other = *BlockDevice::create(other_driver, fixture.executor.get());
   fixture.driver->close_gate();
-  Buffer hung;
+  Buffers hung(2 * kWidth);
   for (uint64_t i = 0; i < 2 * kWidth; ++i) {
-    fixture.device->aio_readv(Sector(0), hung.vector(), i);
+    fixture.device->aio_readv(Sector(0), hung[i], i);
   }
   fixture.driver->wait_for_waiting(1);
   Buffer buffer;
@@ -514,9 +518,9 @@ TEST(CompletionQueues, MayBeShared) {
   auto queue = *CompletionQueue::create({});
   DeviceFixture first({.completion_queue = queue.get()});
   DeviceFixture second({.completion_queue = queue.get()});
-  Buffer buffer;
-  first.device->aio_readv(Sector(0), buffer.vector(), 1);
-  second.device->aio_readv(Sector(0), buffer.vector(), 2);
+  Buffers buffers(2);
+  first.device->aio_readv(Sector(0), buffers[0], 1);
+  second.device->aio_readv(Sector(0), buffers[1], 2);
   std::vector<Completion> out(2);
   EXPECT_EQ(queue->wait(2, absl::InfiniteDuration(), absl::MakeSpan(out)), 2u);
   EXPECT_EQ(out[0].user_data + out[1].user_data, 3u);

@@ -49,6 +49,20 @@ struct DeviceFixture {
   std::unique_ptr<BlockDevice> device;
 };
 
+// Requests that run side by side need memory of their own.
+class Buffers {
+ public:
+  explicit Buffers(size_t count, size_t bytes = 4096)
+      : bytes_(bytes), memory_(count * bytes, 'b') {}
+  IoVector operator[](size_t i) {
+    return IoVector(memory_.data() + i * bytes_, bytes_);
+  }
+
+ private:
+  const size_t bytes_;
+  std::string memory_;
+};
+
 struct Buffer {
   explicit Buffer(size_t bytes = 4096, char fill = 'b') : text(bytes, fill) {}
   IoVector vector() { return IoVector(text.data(), text.size()); }

@@ -40,7 +40,8 @@ class Bench {
   absl::Status run(RequestSpec spec, const IoVector& qiov = IoVector()) {
     if (!qiov.empty()) spec.length = qiov.length_bytes();
     if (absl::Status status = requests.check(spec); !status.ok()) return status;
-    return requests.run(spec, qiov, 0, &status_found);
+    RequestExecutor::Attempt attempt;
+    return requests.run(spec, qiov, 0, &status_found, &attempt);
   }
   absl::Status pread(std::string* into, uint64_t offset) {
     return run({.kind = RequestKind::kRead, .offset = offset}, over(into));
@@ -279,6 +280,23 @@ TEST(ReadModifyWrite, WaitsOnlyForWhatItOverlaps) {
   EXPECT_EQ(bench.driver.content({8192, 4096}), elsewhere);
 }
 
+TEST(ReadModifyWrite, GivesUpWhereItMustNotWait) {
+  Bench bench;
+  bench.driver.close_gate();
+  std::string ragged = pattern(10, 1);
+  std::thread first([&] { EXPECT_TRUE(bench.pwrite(&ragged, 100).ok()); });
+  bench.driver.wait_for_waiting(1);
+  std::string block = pattern(512, 2);
+  RequestExecutor::Attempt attempt{.may_wait = false};
+  const RequestSpec spec{.kind = RequestKind::kWrite, .length = 512};
+  EXPECT_FALSE(
+      bench.requests.run(spec, over(&block), 0, nullptr, &attempt).ok());
+  EXPECT_TRUE(attempt.gave_up);
+  EXPECT_EQ(bench.driver.transfers().size(), 1u);
+  bench.driver.open_gate();
+  first.join();
+}
+
 TEST(Durability, FlushesWhereItWasAskedFor) {
   struct Case {
     CacheMode mode;
@@ -381,7 +399,9 @@ TEST(InPlace, TakesTheFrontAndLeavesTheRest) {
                          .length = 4096};
   const uint64_t done = bench.requests.try_in_place(spec, over(&back));
   EXPECT_EQ(done, 1024u);
-  ASSERT_TRUE(bench.requests.run(spec, over(&back), done, nullptr).ok());
+  RequestExecutor::Attempt attempt;
+  ASSERT_TRUE(
+      bench.requests.run(spec, over(&back), done, nullptr, &attempt).ok());
   EXPECT_EQ(back, bench.driver.content({512, 4096}));
   ASSERT_EQ(bench.driver.transfers().size(), 1u);
   EXPECT_EQ(bench.driver.transfers()[0].offset, 512u + 1024u);
