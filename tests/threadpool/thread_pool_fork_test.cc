@@ -85,6 +85,8 @@ TEST(ForkInlineTest, ChildIsRefused) {
     CountingItem item;
     return !queue->submit(&item) && !executor.run_one();
   }));
+  executor.stop(Executor::StopMode::kRunQueued);
+  EXPECT_EQ(queued.ran.load(), 1);
 }
 
 }  // namespace
