@@ -184,6 +184,27 @@ absl::StatusOr<std::vector<MapEntry>> qemu_map(const ImageFile& image) {
   return entries;
 }
 
+std::vector<MapEntry> placement(const std::vector<MapEntry>& map) {
+  std::vector<MapEntry> merged;
+  for (MapEntry entry : map) {
+    if (entry.offset) entry.zero = false, entry.data = true;
+    if (!merged.empty()) {
+      MapEntry& last = merged.back();
+      const bool goes_on =
+          last.depth == entry.depth && last.zero == entry.zero &&
+          last.data == entry.data && last.compressed == entry.compressed &&
+          last.offset.has_value() == entry.offset.has_value() &&
+          (!last.offset || *last.offset + last.length == *entry.offset);
+      if (goes_on) {
+        last.length += entry.length;
+        continue;
+      }
+    }
+    merged.push_back(entry);
+  }
+  return merged;
+}
+
 absl::Status qemu_io(const ImageFile& image,
                      const std::vector<std::string>& commands,
                      QemuIoOptions options) {

@@ -69,6 +69,11 @@ struct MapEntry {
 std::string to_string(const MapEntry& entry);
 absl::StatusOr<std::vector<MapEntry>> qemu_map(const ImageFile& image);
 
+// What `map` says about where clusters lie, without what depends on holes in
+// the file that they lie in: neighbours that go on at the next offset are one,
+// and whether they are data or zero counts only where they lie nowhere.
+std::vector<MapEntry> placement(const std::vector<MapEntry>& map);
+
 // Runs `commands` ("write -P 7 0 64k", "discard 0 1M") in one qemu-io process,
 // in order; an error if any of them fails.  The image is flushed and closed.
 struct QemuIoOptions {

@@ -75,5 +75,18 @@ TEST(QemuTools, MapGivesOffsets) {
   EXPECT_TRUE((*map)[2].zero);
 }
 
+TEST(QemuTools, PlacementIgnoresHolesButNotOffsets) {
+  const MapEntry data{.start = 0, .length = 512, .data = true, .offset = 4096};
+  const MapEntry hole{
+      .start = 512, .length = 512, .zero = true, .data = true, .offset = 4608};
+  const MapEntry elsewhere{
+      .start = 512, .length = 512, .data = true, .offset = 8192};
+  const MapEntry nowhere{
+      .start = 512, .length = 512, .zero = true, .offset = {}};
+  EXPECT_EQ(placement({data, hole}).size(), 1u);
+  EXPECT_EQ(placement({data, elsewhere}).size(), 2u);
+  EXPECT_EQ(placement({data, nowhere}).size(), 2u);
+}
+
 }  // namespace
 }  // namespace spindle::testing
