@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "engine/io_vector.h"
 #include "formats/qcow2/create.h"
@@ -28,6 +30,18 @@ MemoryDriver::Options file_options(const MemoryImageOptions& options) {
   MemoryDriver::Options file;
   file.max_length_bytes = options.max_file_bytes;
   return file;
+}
+
+// Images that are made from bytes name the backing file of the image that those
+// come from: the same content has the same name.
+std::string backing_path_of(const MemoryImageOptions& options) {
+  if (options.backing.empty()) return "";
+  static absl::Mutex mutex(absl::kConstInit);
+  static auto* const paths = new std::map<std::string, std::string>();
+  absl::MutexLock lock(&mutex);
+  std::string& path = (*paths)[options.backing];
+  if (path.empty()) path = temporary_path("backing");
+  return path;
 }
 
 absl::Span<const uint8_t> as_span(const std::string& bytes) {
@@ -85,7 +99,7 @@ absl::StatusOr<std::string> read_bytes(BlockDriver& driver, ByteRange range) {
 
 MemoryImage::MemoryImage(MemoryImageOptions options)
     : options_(std::move(options)),
-      backing_path_(options_.backing.empty() ? "" : temporary_path("backing")),
+      backing_path_(backing_path_of(options_)),
       memory_(std::make_shared<MemoryDriver>(file_options(options_))),
       backing_memory_(std::make_shared<MemoryDriver>()),
       observed_backing_(std::make_shared<ObservingDriver>(backing_memory_)) {
@@ -109,9 +123,7 @@ MemoryImage::MemoryImage(MemoryImageOptions options)
   require(open(), "open");
 }
 
-MemoryImage::~MemoryImage() {
-  if (!backing_path_.empty()) ::unlink(backing_path_.c_str());
-}
+MemoryImage::~MemoryImage() = default;
 
 OpenContext MemoryImage::context() const {
   OpenContext context;
