@@ -11,6 +11,7 @@
 #include <ctime>
 #include <utility>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "engine/errors.h"
 
@@ -201,7 +202,7 @@ void CompletionSink::remove_helper(Executor* executor) {
 
 bool CompletionSink::help() {
   if (!has_helpers()) return false;
-  std::vector<Executor*> executors;
+  absl::InlinedVector<Executor*, 8> executors;
   {
     absl::MutexLock lock(&helpers_mutex_);
     for (const Helper& helper : helpers_) executors.push_back(helper.executor);
