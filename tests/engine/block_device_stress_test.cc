@@ -112,7 +112,9 @@ void submit_many(Run* run, size_t thread) {
     }
     if (plugged) run->device->unplug();
     if (random() % 8 == 0) reap(run);
-    if (random() % 256 == 0) EXPECT_TRUE(run->device->drain().ok());
+    if (random() % 256 == 0) {
+      EXPECT_TRUE(run->device->drain().ok());
+    }
     if (recent.size() > 32) recent.erase(recent.begin(), recent.begin() + 16);
   }
   // What names this thread's memory must be over before it goes.
