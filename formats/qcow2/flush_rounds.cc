@@ -50,8 +50,13 @@ absl::Status FlushRounds::write_back_if_crowded() {
       !parts_.refblocks->wants_write_back()) {
     return absl::OkStatus();
   }
-  if (writing_back_.exchange(true, std::memory_order_acq_rel))
-    return absl::OkStatus();
+  if (writing_back_.exchange(true, std::memory_order_acq_rel)) {
+    // Somebody is at it.  Those who make more dirty slices meanwhile wait only
+    // if they outrun it.
+    const bool outrun =
+        parts_.l2_tables->is_overfull() || parts_.refblocks->is_overfull();
+    return outrun ? flush() : absl::OkStatus();
+  }
   absl::Status status = flush();
   writing_back_.store(false, std::memory_order_release);
   return status;

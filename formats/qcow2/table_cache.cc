@@ -220,6 +220,10 @@ bool TableCache::wants_write_back() const {
          capacity_slices_ * 3;
 }
 
+bool TableCache::is_overfull() const {
+  return dirty_count_.load(std::memory_order_relaxed) > capacity_slices_ * 2;
+}
+
 void TableCache::note_dirty(Slice* slice) {
   MetadataLock lock(&dirty_mutex_);
   slice->users_.fetch_add(1, std::memory_order_acq_rel);

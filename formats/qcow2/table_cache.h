@@ -150,6 +150,8 @@ class TableCache {
   }
   // True if dirty slices crowd the cache: somebody should run a flush round.
   bool wants_write_back() const;
+  // True if the dirty slices alone are twice what the cache should hold.
+  bool is_overfull() const;
 
   // Moves copies of everything dirty to the end of `pieces`, in order of host
   // offset; those slices count as clean from then on, until changed again.
