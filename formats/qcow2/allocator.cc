@@ -55,8 +55,8 @@ absl::Status Allocator::load(HostOffset table, uint64_t table_clusters) {
 }
 
 void Allocator::note_file_end() {
-  end_at_open_ = geometry_.clusters_for(parts_.file->length_bytes());
-  high_water_.store(end_at_open_, std::memory_order_release);
+  high_water_.store(geometry_.clusters_for(parts_.file->length_bytes()),
+                    std::memory_order_release);
 }
 
 std::vector<HostOffset> Allocator::refcount_blocks() const {

@@ -222,10 +222,7 @@ class Allocator {
   const Options options_;
   const Geometry& geometry_;
 
-  // The file's end when it was opened, in clusters; set once, then.
-  uint64_t end_at_open_ = 0;
-  // One past the highest cluster that anything was ever stored in: handed out,
-  // or meant for a new refcount table, or below the file's end at open.
+  // One past the highest cluster ever handed out, or the file's end at open.
   // Changed under mutex_; read anywhere.
   std::atomic<uint64_t> high_water_{0};
   // One past the highest cluster handed out since the file was opened, or 0.

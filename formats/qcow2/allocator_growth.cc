@@ -169,9 +169,8 @@ absl::StatusOr<Allocator::GrowthPlan> Allocator::plan_growth(
   MetadataLock lock(&mutex_);
   // Behind everything that is in use or about to be, at the start of a block's
   // range, so that the area describes itself.
-  const uint64_t used =
-      std::max({end_at_open_, allocated_end_.load(std::memory_order_relaxed),
-                block_index * per_block + 1, cluster + 1});
+  const uint64_t used = std::max({high_water_.load(std::memory_order_relaxed),
+                                  block_index * per_block + 1, cluster + 1});
   GrowthPlan plan;
   plan.first_block_index = divide_round_up(used, per_block);
   const uint64_t area_start = plan.first_block_index * per_block;
@@ -205,8 +204,8 @@ absl::StatusOr<Allocator::GrowthPlan> Allocator::plan_growth(
         geometry_.cluster_offset(area_start + i);
   }
   reserved_.push_back(plan.area);
-  // Even if the growth fails, its bytes may remain there: no longer fresh.
-  raise(&high_water_, plan.area.end());
+  // If the growth fails its bytes may remain there.  No cluster of the area can
+  // be handed out before another growth succeeds, whose area reaches as far.
   return plan;
 }
 
