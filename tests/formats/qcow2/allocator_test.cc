@@ -307,35 +307,39 @@ TEST(Allocator, NeverHandsOutMetadataThatCountsAsFree) {
 }
 
 TEST(Allocator, NeverMakesARefcountBlockOfMetadata) {
-  // 512-byte clusters, 64-bit refcounts: a block for 64 clusters.  Data and L2
-  // tables alternate behind the first blocks' ranges; then the table loses a
-  // block, so that the whole range counts as free.
-  const std::string bytes = [] {
-    std::vector<std::string> commands;
-    for (int i = 0; i < 40; ++i)
-      commands.push_back(absl::StrCat("write ", i * 32768, " 512"));
-    return qemu_image_bytes(2 * kMib, "cluster_size=512,refcount_bits=64",
-                            commands);
-  }();
-  const uint64_t table = get_big64(bytes, 48);
-  for (uint64_t index = 0; index < 2; ++index) {
-    MemoryImageOptions options;
-    options.bytes = bytes;
-    set_big64(&options.bytes, table + index * 8, 0);
-    MemoryImage image(options);
-    // However many writes: tables and data of the first block stay.
-    absl::Status status;
-    for (uint64_t at = kMib + 32768; status.ok() && at < 2 * kMib; at += 512)
-      status = image.write({at, 512}, 9);
-    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
-    EXPECT_TRUE(is_marked_corrupt(image.memory().content({0, 512})));
-    const std::string after = image.memory().content();
-    for (uint64_t i = 0; i < 40; ++i) {
-      const uint64_t l1 = get_big64(bytes, 40);
-      const uint64_t l2 = get_big64(bytes, l1 + i * 8) & 0x00fffffffffffe00;
-      EXPECT_EQ(after.substr(l2, 512), bytes.substr(l2, 512)) << i;
-    }
+  // 512-byte clusters, 64-bit refcounts: a block for 64 clusters.  The second
+  // block is lost, so that clusters from 64 on count as free, and an L2 table
+  // stands at cluster 65, where the new block for cluster 64 would go.
+  constexpr uint64_t kTables = 40;
+  std::vector<std::string> commands;
+  for (uint64_t i = 0; i < kTables; ++i)
+    commands.push_back(absl::StrCat("write ", i * 32768, " 512"));
+  MemoryImageOptions options;
+  std::string& bytes = options.bytes;
+  bytes =
+      qemu_image_bytes(2 * kMib, "cluster_size=512,refcount_bits=64", commands);
+  const uint64_t l1 = get_big64(bytes, 40);
+  const auto move_table = [&](uint64_t l1_index, uint64_t to) {
+    const uint64_t entry = get_big64(bytes, l1 + l1_index * 8);
+    bytes.replace(to, 512, bytes.substr(entry & 0x00fffffffffffe00, 512));
+    set_big64(&bytes, l1 + l1_index * 8, uint64_t{1} << 63 | to);
+  };
+  set_big64(&bytes, get_big64(bytes, 48) + 8, 0);
+  bytes.resize((bytes.size() + 511) / 512 * 512 + 512);
+  for (uint64_t i = 0; i < kTables; ++i) {
+    const uint64_t table = get_big64(bytes, l1 + i * 8) & 0x00fffffffffffe00;
+    ASSERT_NE(table, uint64_t{65} * 512);
+    if (table == uint64_t{64} * 512) move_table(i, bytes.size() - 512);
   }
+  move_table(0, 65 * 512);
+
+  MemoryImage image(options);
+  const absl::Status status = image.write({512, 512}, 9);
+  EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+  EXPECT_TRUE(is_marked_corrupt(image.memory().content({0, 512})));
+  EXPECT_EQ(image.memory().content({65 * 512, 512}),
+            bytes.substr(65 * 512, 512));
+  EXPECT_TRUE(image.reads_as({0, 512}, 0xcd));
 }
 
 TEST(Allocator, FreeingWhatIsFreeMarksTheImage) {
