@@ -411,25 +411,23 @@ TEST(SetLength, TellsTheListenersAndMovesTheEnd) {
 
 // What is submitted while the device changes waits, and is checked afterwards.
 TEST(SetLength, HoldsNewRequestsUntilItIsDone) {
-  DeviceFixture fixture;
-  if (!fixture.has_threads())
-    GTEST_SKIP() << "needs a request that runs meanwhile";
-  fixture.driver->close_gate();
-  Buffer buffer;
-  fixture.device->aio_readv(Sector(0), buffer.vector(), 1);
-  fixture.driver->wait_for_waiting(1);
-  std::thread shrinker(
-      [&] { EXPECT_TRUE(fixture.device->set_length(4096).ok()); });
-  // Until it is held, each one runs; the first that does not is behind.
-  uint64_t sent = 1;
-  Buffer other(512);
-  std::vector<AioHandle> handles;
-  fixture.driver->open_gate();
-  shrinker.join();
-  fixture.device->aio_readv(Sector(64), other.vector(), ++sent);
-  const std::vector<Completion> both = fixture.wait(2);
-  EXPECT_TRUE(both[0].status.ok());
-  EXPECT_EQ(both[1].status.code(), absl::StatusCode::kOutOfRange);
+  DeviceFixture fixture({.run_in_place = true});
+  Buffer beyond(512);
+  Buffer within(512);
+  AioHandle first;
+  AioHandle second;
+  fixture.driver->before_set_length = [&] {
+    first = fixture.device->aio_readv(Sector(64), beyond.vector(), 1);
+    second = fixture.device->aio_readv(Sector(0), within.vector(), 2);
+    EXPECT_FALSE(first.done());
+    EXPECT_FALSE(second.done());
+  };
+  ASSERT_TRUE(fixture.device->set_length(4096).ok());
+  for (const Completion& each : fixture.wait(2)) {
+    EXPECT_EQ(each.status.code(), each.user_data == 1
+                                      ? absl::StatusCode::kOutOfRange
+                                      : absl::StatusCode::kOk);
+  }
 }
 
 TEST(Reopen, ChangesWhatTheDeviceAllows) {

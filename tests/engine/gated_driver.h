@@ -6,6 +6,7 @@
 #define SPINDLE_TESTS_ENGINE_GATED_DRIVER_H_
 
 #include <algorithm>
+#include <functional>
 #include <set>
 #include <thread>
 #include <vector>
@@ -116,6 +117,13 @@ class GatedDriver : public MemoryDriver {
     return absl::OkStatus();
   }
 
+  absl::Status set_length(uint64_t length_bytes, SetLengthMode mode) override {
+    if (before_set_length) before_set_length();
+    return MemoryDriver::set_length(length_bytes, mode);
+  }
+
+  // Called in the midst of a change of the length.  Set before use.
+  std::function<void()> before_set_length;
   // How much try_read() does at most.  Set before use.
   uint64_t try_limit_bytes = UINT64_MAX;
 
