@@ -51,7 +51,9 @@ absl::Status write_content(const ImageFile& image, uint64_t length_bytes) {
 
 StressImage::StressImage(const StressVariant& variant)
     : variant_(variant),
-      image_{temporary_path(variant.name), variant.format},
+      image_{variant.on_tmpfs ? tmpfs_path(variant.name)
+                              : temporary_path(variant.name),
+             variant.format},
       backing_{image_.path + ".backing", variant.backing_format},
       flat_{image_.path + ".flat", "raw"} {
   ModelDisk::Options options{

@@ -35,6 +35,8 @@ struct StressVariant {
   // A discarded range may show the backing file (version 2).
   bool discard_shows_backing = false;
   OptionMap open_options;
+  // Flushes cost nothing there, so that more of the rest happens.
+  bool on_tmpfs = false;
   // Of the workload.
   uint64_t most_sectors = 64;
 };

@@ -96,6 +96,9 @@ std::vector<StressVariant> all_variants() {
   lazy.create_options = "lazy_refcounts=on,cluster_size=2k,refcount_bits=64";
   lazy.open_options = {{"reuse", "lazy"}};
   variants.push_back(lazy);
+  // raw and every other qcow2 where flushes go to a disk, the rest elsewhere.
+  for (size_t i = 1; i < variants.size(); ++i)
+    variants[i].on_tmpfs = i % 2 == 1;
   return variants;
 }
 

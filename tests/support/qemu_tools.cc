@@ -40,6 +40,11 @@ std::string read_to_end(int fd) {
   }
 }
 
+std::string unique_path(absl::string_view directory, absl::string_view stem) {
+  static std::atomic<int> next{0};
+  return absl::StrCat(directory, "/", stem, ".", ::getpid(), ".", next++);
+}
+
 absl::StatusOr<nlohmann::json> run_for_json(
     const std::vector<std::string>& arguments) {
   const auto text = run_tool_ok(arguments);
@@ -246,11 +251,16 @@ absl::StatusOr<std::vector<uint8_t>> read_file(const std::string& path) {
 }
 
 std::string temporary_path(absl::string_view stem) {
-  static std::atomic<int> next{0};
   const char* directory = std::getenv("TEST_TMPDIR");
   if (directory == nullptr) directory = std::getenv("TMPDIR");
-  return absl::StrCat(directory != nullptr ? directory : "/tmp", "/", stem, ".",
-                      ::getpid(), ".", next++);
+  return unique_path(directory != nullptr ? directory : "/tmp", stem);
+}
+
+std::string tmpfs_path(absl::string_view stem) {
+  const char* directory = std::getenv("SPINDLE_TMPFS");
+  if (directory == nullptr) directory = "/dev/shm";
+  if (::access(directory, W_OK) != 0) return temporary_path(stem);
+  return unique_path(directory, stem);
 }
 
 }  // namespace spindle::testing

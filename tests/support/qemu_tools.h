@@ -92,6 +92,9 @@ absl::StatusOr<std::vector<uint8_t>> read_file(const std::string& path);
 
 // A new name below TEST_TMPDIR (or TMPDIR) that no other call returned.
 std::string temporary_path(absl::string_view stem);
+// The same on tmpfs (SPINDLE_TMPFS or /dev/shm), where that can be written to:
+// nothing there waits for a disk.
+std::string tmpfs_path(absl::string_view stem);
 
 }  // namespace spindle::testing
 
