@@ -79,10 +79,10 @@ class MemoryImage {
   // Opens other bytes for reading, over this image's backing file.
   absl::StatusOr<std::shared_ptr<BlockDriver>> open_copy(
       const std::string& bytes) const;
-
- private:
+  // Opens this image's backing file for whoever asks.
   OpenContext context() const;
 
+ private:
   const MemoryImageOptions options_;
   const std::string backing_path_;
   const std::shared_ptr<MemoryDriver> memory_;
