@@ -92,7 +92,7 @@ void set_wishes(int fd, const FileCreateOptions& options) {
 
 absl::Status write_zero_bytes(int fd, uint64_t length_bytes,
                               const std::string& filename) {
-  constexpr uint64_t kBufferBytes = 64 * 1024;
+  constexpr uint64_t kBufferBytes = uint64_t{64} << 10;
   std::vector<uint8_t> zeroes(std::min(length_bytes, kBufferBytes));
   for (uint64_t done = 0; done < length_bytes;) {
     const uint64_t piece =
@@ -113,7 +113,7 @@ absl::Status give_length(int fd, uint64_t length_bytes,
                          const std::string& filename) {
   const auto length = static_cast<off_t>(length_bytes);
   if (preallocation == FilePreallocation::kFull) {
-    const absl::Status status = write_zero_bytes(fd, length_bytes, filename);
+    absl::Status status = write_zero_bytes(fd, length_bytes, filename);
     if (!status.ok()) return status;
     if (::fsync(fd) != 0) return call_error("fsync", filename);
     return absl::OkStatus();
@@ -143,8 +143,7 @@ absl::Status fill_file(int fd, uint64_t length_bytes,
     return absl::InvalidArgumentError(
         absl::StrCat("'", filename, "' is not a regular file"));
   }
-  const absl::Status locked =
-      change_file_locks(fd, kNoUse, kCreatorUse, filename);
+  absl::Status locked = change_file_locks(fd, kNoUse, kCreatorUse, filename);
   if (!locked.ok()) return locked;
   if (::ftruncate(fd, 0) != 0) return call_error("ftruncate", filename);
   set_wishes(fd, options);
@@ -203,8 +202,7 @@ absl::Status create_file(const std::string& filename, uint64_t length_bytes,
     return errno_status(errno,
                         absl::StrCat("Could not create '", filename, "'"));
 
-  const absl::Status status =
-      fill_file(fd.get(), length_bytes, options, filename);
+  absl::Status status = fill_file(fd.get(), length_bytes, options, filename);
   if (!status.ok() && made_here) ::unlink(filename.c_str());
   return status;
 }

@@ -72,8 +72,8 @@ absl::StatusOr<uint32_t> tried_alignment(int fd, absl::string_view filename) {
     return kAssumedAlignment;
 
   void* memory = nullptr;
-  if (::posix_memalign(&memory, kLargestAlignment, 2 * kLargestAlignment) !=
-      0) {
+  if (::posix_memalign(&memory, kLargestAlignment,
+                       size_t{2} * kLargestAlignment) != 0) {
     return errno_status(ENOMEM, "allocating a buffer to try direct reads");
   }
   const std::unique_ptr<void, FreeDeleter> owner(memory);

@@ -112,7 +112,7 @@ absl::Status FileDriver::write_at_end(const IoVector& qiov, uint64_t offset) {
     return write_bytes(qiov, end - offset, offset);
 
   absl::ReaderMutexLock lock(&growth_mutex_);
-  const absl::Status status = write_bytes(qiov, end - offset, offset);
+  absl::Status status = write_bytes(qiov, end - offset, offset);
   if (status.ok()) {
     note_length_at_least(end);
   } else {
@@ -161,7 +161,7 @@ absl::Status FileDriver::write_zeroes(ByteRange range, WriteZeroesFlags flags) {
   const uint64_t length = length_bytes();
   const uint64_t end_within = std::min(end, length);
   if (range.offset < end_within) {
-    const absl::Status status =
+    absl::Status status =
         zero_within({range.offset, end_within - range.offset},
                     flags.may_unmap && file().passes_discard());
     if (!status.ok()) return status;
@@ -173,15 +173,15 @@ absl::Status FileDriver::write_zeroes(ByteRange range, WriteZeroesFlags flags) {
 absl::Status FileDriver::zero_within(ByteRange range, bool may_unmap) {
   constexpr int kPunch = FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE;
   if (may_unmap) {
-    const absl::Status status = allocate(kPunch, range, &punch_hole_);
+    absl::Status status = allocate(kPunch, range, &punch_hole_);
     if (!absl::IsUnimplemented(status)) return status;
   }
-  const absl::Status status =
+  absl::Status status =
       allocate(FALLOC_FL_ZERO_RANGE | FALLOC_FL_KEEP_SIZE, range, &zero_range_);
   if (!absl::IsUnimplemented(status) || may_unmap || !preallocate_.possible())
     return status;
   // tmpfs: take the space away and give it back.
-  const absl::Status punched = allocate(kPunch, range, &punch_hole_);
+  absl::Status punched = allocate(kPunch, range, &punch_hole_);
   if (!punched.ok()) return punched;
   return allocate(FALLOC_FL_KEEP_SIZE, range, &preallocate_);
 }

@@ -61,13 +61,13 @@ FilePermission permission_at(int index) {
 absl::Status set_file_locks(int fd, const FileUse& use,
                             absl::string_view filename) {
   for (int i = 0; i < kFilePermissionCount; ++i) {
-    const absl::Status status =
+    absl::Status status =
         set_byte(fd, kUsedBase + i, use.used.has(permission_at(i)), filename);
     if (!status.ok()) return status;
   }
   for (int i = 0; i < kFilePermissionCount; ++i) {
-    const absl::Status status = set_byte(
-        fd, kDeniedBase + i, use.denied.has(permission_at(i)), filename);
+    absl::Status status = set_byte(fd, kDeniedBase + i,
+                                   use.denied.has(permission_at(i)), filename);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

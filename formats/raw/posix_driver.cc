@@ -127,14 +127,14 @@ absl::Status PosixDriver::reopen(const ReopenOptions& options) {
 
 absl::Status PosixDriver::inactivate() {
   if (!read_only()) {
-    const absl::Status status = flush();
+    absl::Status status = flush();
     if (!status.ok()) return status;
   }
   return file_->release_locks();
 }
 
 absl::Status PosixDriver::activate() {
-  const absl::Status status = file_->take_locks();
+  absl::Status status = file_->take_locks();
   if (!status.ok()) return status;
   // Whoever had the file meanwhile may have changed its length.
   const absl::StatusOr<uint64_t> measured = file_->measure_length();

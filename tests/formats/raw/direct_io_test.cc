@@ -79,7 +79,7 @@ TEST_F(DirectIo, WhatIsFoundWorks) {
   const absl::StatusOr<uint32_t> alignment =
       find_direct_io_alignment(fd.get(), "f");
   ASSERT_TRUE(alignment.ok()) << alignment.status();
-  const testing::AlignedMemory memory(3 * *alignment);
+  const testing::AlignedMemory memory(size_t{3} * *alignment);
   EXPECT_EQ(::pread(fd.get(), memory.data() + *alignment, *alignment,
                     3 * static_cast<off_t>(*alignment)),
             static_cast<ssize_t>(*alignment));

@@ -93,7 +93,7 @@ TEST_F(FdIo, ContinuesShortWritesAndInterruptedOnes) {
 }
 
 TEST_F(FdIo, SplitsAtTheKernelsMostSegments) {
-  const std::vector<uint8_t> content = pattern(3000 * 512, 3);
+  const std::vector<uint8_t> content = pattern(size_t{3000} * 512, 3);
   open_with(content);
   std::vector<int> counts;
   hooks_.read = [&](int fd, const iovec* segments, int count, off_t offset) {

@@ -126,7 +126,8 @@ TEST_P(HostDevice, WritesReachTheDevice) {
     ASSERT_TRUE(driver->close().ok());
   }
   const std::vector<uint8_t> content = backing_.content();
-  EXPECT_TRUE(std::equal(data.begin(), data.end(), content.begin() + 9 * 512));
+  EXPECT_TRUE(std::equal(data.begin(), data.end(),
+                         content.begin() + ptrdiff_t{9} * 512));
 }
 
 TEST_P(HostDevice, CannotGrow) {

@@ -81,6 +81,7 @@ TEST(SyncRounds, ALateCallerWaitsForTheNextRound) {
   std::thread first([&] { EXPECT_EQ(rounds.sync(kFd), 0); });
   first_runs.WaitForNotification();
   std::vector<std::thread> late;
+  late.reserve(4);
   std::atomic<int> asked{0};
   for (int i = 0; i < 4; ++i) {
     late.emplace_back([&] {

@@ -5,7 +5,7 @@
 #include <atomic>
 
 // The names are the linker's: --wrap=X sends calls of X to __wrap_X.
-// NOLINTBEGIN(bugprone-reserved-identifier)
+// NOLINTBEGIN(bugprone-reserved-identifier,readability-identifier-naming)
 extern "C" {
 ssize_t __real_pread(int fd, void* to, size_t length, off_t offset);
 ssize_t __real_preadv(int fd, const iovec* segments, int count, off_t offset);
@@ -112,4 +112,4 @@ int __wrap_statx(int fd, const char* path, int flags, unsigned mask,
   return hooks().statx();
 }
 }
-// NOLINTEND(bugprone-reserved-identifier)
+// NOLINTEND(bugprone-reserved-identifier,readability-identifier-naming)
