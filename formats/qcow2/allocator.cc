@@ -118,15 +118,27 @@ absl::Status Allocator::load_slice(HostOffset slice, HeldSlices* held) {
 // ---- Allocation ------------------------------------------------------------
 
 absl::StatusOr<Allocator::Allocation> Allocator::allocate(uint64_t count) {
+  return allocate_with([&](bool may_reclaim, Allocation* allocation) {
+    MetadataLock lock(&mutex_);
+    return try_allocate_locked(count, may_reclaim, allocation);
+  });
+}
+
+absl::StatusOr<Allocator::Allocation> Allocator::allocate_at(uint64_t first,
+                                                             uint64_t count) {
+  return allocate_with([&](bool may_reclaim, Allocation* allocation) {
+    MetadataLock lock(&mutex_);
+    return try_allocate_at_locked({first, count}, may_reclaim, allocation);
+  });
+}
+
+absl::StatusOr<Allocator::Allocation> Allocator::allocate_with(
+    absl::FunctionRef<Step(bool may_reclaim, Allocation* allocation)> attempt) {
   HeldSlices held;
   bool may_reclaim = true;
   while (true) {
     Allocation allocation;
-    Step step;
-    {
-      MetadataLock lock(&mutex_);
-      step = try_allocate_locked(count, may_reclaim, &allocation);
-    }
+    const Step step = attempt(may_reclaim, &allocation);
     absl::Status status;
     switch (step.need) {
       case Step::Need::kNothing:
@@ -156,8 +168,47 @@ Allocator::Step Allocator::try_allocate_locked(uint64_t count, bool may_reclaim,
   Step step = find_run_locked(next_free_, count, &first);
   if (step.need != Step::Need::kNothing) return step;
   if (may_reclaim && wants_reclaim_locked(first, count)) return Step::reclaim();
+  step = take_locked({first, count}, may_reclaim, allocation);
+  // If the search starts over, the same clusters are tried first.
+  next_free_ = step.need == Step::Need::kNothing ? first + count
+                                                 : std::min(next_free_, first);
+  return step;
+}
 
-  const HostClusters clusters{first, count};
+Allocator::Step Allocator::try_allocate_at_locked(HostClusters wanted,
+                                                  bool may_reclaim,
+                                                  Allocation* allocation) {
+  uint64_t end = wanted.first;
+  while (end < wanted.end()) {
+    if (!reserved_.empty() && is_reserved_locked(end)) break;
+    uint64_t free_until = end;
+    uint64_t scanned_to = end;
+    const uint64_t limit = reserved_.empty() ? wanted.end() : end + 1;
+    const Step step = scan_free_locked(end, limit, &free_until, &scanned_to);
+    if (step.need != Step::Need::kNothing) return step;
+    end = free_until;
+    if (free_until != scanned_to || free_until == wanted.first) break;
+  }
+  const HostClusters clusters{wanted.first, end - wanted.first};
+  const bool is_lowest = options_.reuse == ReusePolicy::kLowest;
+  // What was freed just behind the run is free for whoever looks at the image.
+  if (is_lowest && may_reclaim && clusters.count < wanted.count &&
+      parts_.pending->count_to_come() != 0) {
+    return Step::reclaim();
+  }
+  const bool should_reclaim =
+      !is_lowest && wants_reclaim_locked(clusters.first, clusters.count);
+  if (clusters.count == 0 || should_reclaim ||
+      absl::IsResourceExhausted(check_run_locked(clusters))) {
+    // allocate() finds something else.
+    *allocation = Allocation{{wanted.first, 0}, false};
+    return Step::done();
+  }
+  return take_locked(clusters, may_reclaim, allocation);
+}
+
+Allocator::Step Allocator::take_locked(HostClusters clusters, bool may_reclaim,
+                                       Allocation* allocation) {
   if (absl::Status legal = check_run_locked(clusters); !legal.ok()) {
     // A full file is not final before what is pending was tried.
     if (may_reclaim && absl::IsResourceExhausted(legal) &&
@@ -166,16 +217,11 @@ Allocator::Step Allocator::try_allocate_locked(uint64_t count, bool may_reclaim,
     }
     return Step::failed(std::move(legal));
   }
-  step = change_refcounts_locked(clusters, +1);
-  if (step.need != Step::Need::kNothing) {
-    // The same clusters are tried first when the search starts over.
-    next_free_ = std::min(next_free_, first);
-    return step;
-  }
+  const Step step = change_refcounts_locked(clusters, +1);
+  if (step.need != Step::Need::kNothing) return step;
   allocation->clusters = clusters;
   allocation->reads_as_zeroes =
-      first >= high_water_.load(std::memory_order_relaxed);
-  next_free_ = clusters.end();
+      clusters.first >= high_water_.load(std::memory_order_relaxed);
   note_use_locked(clusters);
   return step;
 }

@@ -26,6 +26,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/container/btree_set.h"
 #include "absl/container/inlined_vector.h"
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
@@ -96,6 +97,12 @@ class Allocator {
   absl::StatusOr<Allocation> allocate(uint64_t count)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // As many of the `count` clusters from `first` on as are free, none at all if
+  // that one is in use: for data that continue what lies right before it.
+  // Errors: as allocate().
+  absl::StatusOr<Allocation> allocate_at(uint64_t first, uint64_t count)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Takes back clusters of allocate() that no table entry ever named.
   void free_unpublished(HostClusters clusters) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -158,8 +165,20 @@ class Allocator {
   // Slices kept resident while an operation starts over.
   using HeldSlices = absl::InlinedVector<SliceRef, 4>;
 
+  // Repeats `attempt`, which locks for itself, until it needs nothing more.
+  // It is told whether it may ask for kReclaim.
+  absl::StatusOr<Allocation> allocate_with(
+      absl::FunctionRef<Step(bool may_reclaim, Allocation* allocation)> attempt)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   Step try_allocate_locked(uint64_t count, bool may_reclaim,
                            Allocation* allocation)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Step try_allocate_at_locked(HostClusters wanted, bool may_reclaim,
+                              Allocation* allocation)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // The tail of both: checks, counts and hands out `clusters`, which are free.
+  Step take_locked(HostClusters clusters, bool may_reclaim,
+                   Allocation* allocation)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Step find_run_locked(uint64_t from, uint64_t count, uint64_t* first)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -11,6 +11,8 @@ namespace spindle::qcow2 {
 
 absl::Status DataWriter::write(GuestOffset guest, const IoVector& qiov) {
   const uint64_t length = qiov.length_bytes();
+  // Where the data so far end in the file; 0: nowhere that could be continued.
+  uint64_t next_cluster = 0;
   for (uint64_t done = 0; done < length;) {
     absl::Status status = image_.corruption().writes_allowed();
     if (!status.ok()) return status;
@@ -24,10 +26,12 @@ absl::Status DataWriter::write(GuestOffset guest, const IoVector& qiov) {
                    : write_in_place(run, qiov.slice(done, run.bytes));
       if (!status.ok()) return status;
       done += run.bytes;
+      next_cluster =
+          image_.geometry().cluster_index(run.host.bytes + run.bytes);
       continue;
     }
     absl::StatusOr<uint64_t> written =
-        write_first(at, qiov.slice(done, length - done));
+        write_first(at, qiov.slice(done, length - done), &next_cluster);
     if (!written.ok()) return written.status();
     done += *written;
   }
@@ -83,7 +87,8 @@ uint64_t DataWriter::try_write(GuestOffset guest, const IoVector& qiov) {
 // ---- First writes ----------------------------------------------------------
 
 absl::StatusOr<uint64_t> DataWriter::write_first(GuestOffset guest,
-                                                 const IoVector& qiov) {
+                                                 const IoVector& qiov,
+                                                 uint64_t* next_cluster) {
   const Geometry& geometry = image_.geometry();
   const uint64_t length =
       std::min(qiov.length_bytes(), image_.map().bytes_left_in_slice(guest));
@@ -98,11 +103,12 @@ absl::StatusOr<uint64_t> DataWriter::write_first(GuestOffset guest,
     case FirstWrites::Admission::kRetry:
       return 0;
     case FirstWrites::Admission::kJoined:
+      *next_cluster = 0;
       return join(std::move(ticket), qiov.slice(0, length));
     case FirstWrites::Admission::kOwner:
       break;
   }
-  return own(std::move(ticket), data, qiov);
+  return own(std::move(ticket), data, qiov, next_cluster);
 }
 
 absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket,
@@ -126,16 +132,16 @@ absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket,
 }
 
 absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket,
-                                         ByteRange data, const IoVector& qiov) {
+                                         ByteRange data, const IoVector& qiov,
+                                         uint64_t* next_cluster) {
   Plan plan;
   absl::Status status = inspect(data, &plan);
   const bool has_work = status.ok() && !plan.old_entries.empty();
-  if (has_work) {
-    image_.first_writes().narrow(ticket, plan.clusters);
-    status = choose_host(&plan);
-  }
+  if (has_work) status = choose_host(*next_cluster, &plan);
   const bool has_host = has_work && status.ok();
+  *next_cluster = has_host ? plan.host.end() : 0;
   if (has_host) {
+    image_.first_writes().narrow(ticket, plan.clusters);
     if (!plan.reuses_host && needs_no_padding(plan)) {
       image_.first_writes().let_others_join(ticket, plan.host);
     }
@@ -200,13 +206,22 @@ absl::Status DataWriter::inspect(ByteRange data, Plan* plan) {
   if (!damaged.ok() && plan->old_entries.empty()) {
     return image_.corruption().report(damaged.message());
   }
-  plan->clusters = {begin, geometry.cluster_offset(plan->old_entries.size())};
-  plan->data = {data.offset,
-                std::min(data.end(), plan->clusters.end()) - data.offset};
+  plan->data = data;
+  shorten(plan->old_entries.size(), plan);
   return absl::OkStatus();
 }
 
-absl::Status DataWriter::choose_host(Plan* plan) {
+// Leaves the first `cluster_count` clusters of the plan, and the data in them.
+void DataWriter::shorten(size_t cluster_count, Plan* plan) const {
+  const Geometry& geometry = image_.geometry();
+  plan->old_entries.resize(cluster_count);
+  plan->clusters = {geometry.cluster_start(plan->data.offset),
+                    geometry.cluster_offset(cluster_count)};
+  const uint64_t end = std::min(plan->data.end(), plan->clusters.end());
+  plan->data.length = end - plan->data.offset;
+}
+
+absl::Status DataWriter::choose_host(uint64_t next_cluster, Plan* plan) {
   const Geometry& geometry = image_.geometry();
   if (plan->reuses_host) {
     plan->host = {geometry.cluster_index(plan->old_entries[0].host().bytes),
@@ -218,14 +233,27 @@ absl::Status DataWriter::choose_host(Plan* plan) {
     if (!legal.ok()) return image_.corruption().report(legal.message());
   } else {
     absl::StatusOr<Allocator::Allocation> allocation =
-        image_.allocator().allocate(plan->old_entries.size());
+        allocate(next_cluster, plan->old_entries.size());
     if (!allocation.ok()) return allocation.status();
     plan->host = allocation->clusters;
     plan->reads_as_zeroes = allocation->reads_as_zeroes;
+    shorten(plan->host.count, plan);
   }
   // Whoever joins may publish, and a discard then free, before this write ends.
   plan->pin = InFlight::Pin(&image_.in_flight(), plan->host);
   return absl::OkStatus();
+}
+
+// A write that goes on where it ended in the file stays in one piece there, as
+// far as there is room: that is where QEMU places it.
+absl::StatusOr<Allocator::Allocation> DataWriter::allocate(
+    uint64_t next_cluster, uint64_t cluster_count) {
+  if (next_cluster != 0) {
+    absl::StatusOr<Allocator::Allocation> behind =
+        image_.allocator().allocate_at(next_cluster, cluster_count);
+    if (!behind.ok() || behind->clusters.count != 0) return behind;
+  }
+  return image_.allocator().allocate(cluster_count);
 }
 
 absl::Status DataWriter::transfer(const Plan& plan, const IoVector& qiov) {
@@ -268,6 +296,8 @@ bool DataWriter::needs_no_padding(const Plan& plan) const {
     const uint64_t guest =
         plan.clusters.offset + image_.geometry().cluster_offset(i);
     if (!base_is_zero(plan.old_entries[i], guest)) return false;
+    // Whoever publishes must give up what the old entry refers to: the owner.
+    if (plan.old_entries[i].has_host()) return false;
   }
   return true;
 }

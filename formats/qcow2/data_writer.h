@@ -68,14 +68,20 @@ class DataWriter {
 
   // Writes some bytes from the front; returns how many, 0 if the mapping is to
   // be looked up again.
-  absl::StatusOr<uint64_t> write_first(GuestOffset guest, const IoVector& qiov);
+  // `next_cluster`: where the request's data so far end in the file, and then
+  // those of this piece; 0 if unknown.
+  absl::StatusOr<uint64_t> write_first(GuestOffset guest, const IoVector& qiov,
+                                       uint64_t* next_cluster);
   absl::StatusOr<uint64_t> join(FirstWrites::Ticket ticket,
                                 const IoVector& qiov);
   absl::StatusOr<uint64_t> own(FirstWrites::Ticket ticket, ByteRange data,
-                               const IoVector& qiov);
+                               const IoVector& qiov, uint64_t* next_cluster);
 
   absl::Status inspect(ByteRange data, Plan* plan);
-  absl::Status choose_host(Plan* plan);
+  void shorten(size_t cluster_count, Plan* plan) const;
+  absl::Status choose_host(uint64_t next_cluster, Plan* plan);
+  absl::StatusOr<Allocator::Allocation> allocate(uint64_t next_cluster,
+                                                 uint64_t cluster_count);
   absl::Status transfer(const Plan& plan, const IoVector& qiov);
   absl::Status read_padding(const Plan& plan, Padding* padding);
   // What the guest reads in `guest`, within one cluster.

@@ -47,6 +47,11 @@ class Image {
   absl::Status prepare_for_writing();
   bool prepared_for_writing() const { return prepared_for_writing_; }
 
+  // Metadata operations, too, take clusters as QEMU does (reuse=lowest).
+  bool places_like_qemu() const {
+    return options_.reuse == ReusePolicy::kLowest;
+  }
+
   const Header& header() const { return header_; }
   const Geometry& geometry() const { return geometry_; }
 

@@ -18,8 +18,10 @@ absl::Status MappingChanger::discard(ByteRange range) {
                            ? align_up(range.end(), geometry.cluster_bytes())
                            : geometry.cluster_start(range.end());
   if (begin >= end) return absl::OkStatus();
-  // Without a backing file a missing table says "zeroes" already.
-  const bool create_tables = image_.backing() != nullptr;
+  // Without a backing file a missing table says "zeroes" already; QEMU makes
+  // one all the same, and where its placement is wanted, so does this.
+  const bool create_tables =
+      image_.backing() != nullptr || image_.places_like_qemu();
   return change({begin, end - begin}, create_tables,
                 [this](GuestOffset, L2Entry old) { return discarded(old); });
 }
@@ -36,19 +38,35 @@ L2Entry MappingChanger::discarded(L2Entry old) const {
 absl::Status MappingChanger::write_zeroes(ByteRange range,
                                           WriteZeroesFlags flags) {
   const Geometry& geometry = image_.geometry();
-  if (geometry.version < 3) {
+  const bool has_zero_flag = geometry.version >= 3;
+  if (!has_zero_flag && image_.backing() != nullptr) {
     return absl::UnimplementedError("qcow2 version 2 has no zero clusters");
   }
   const uint64_t begin = geometry.cluster_start(range.offset);
   const uint64_t end = align_up(range.end(), geometry.cluster_bytes());
+  // What hangs over at either side must read as zeroes already.
+  const absl::StatusOr<bool> before =
+      backing_is_zero({begin, range.offset - begin});
+  if (!before.ok()) return before.status();
+  const uint64_t image_end = std::min(end, geometry.size_bytes);
+  const absl::StatusOr<bool> behind =
+      backing_is_zero({range.end(), image_end - range.end()});
+  if (!behind.ok()) return behind.status();
+
   const auto replace = [&](GuestOffset guest,
                            L2Entry old) -> std::optional<L2Entry> {
     const uint64_t cluster_end =
         std::min(guest.bytes + geometry.cluster_bytes(), geometry.size_bytes);
-    // What hangs over at either side must read as zeroes already.
+    const bool is_zero_before = guest.bytes >= range.offset || *before;
+    const bool is_zero_behind = cluster_end <= range.end() || *behind;
     const bool is_whole =
         range.contains({guest.bytes, cluster_end - guest.bytes});
-    if (!is_whole && !reads_as_zeroes(guest, old)) return std::nullopt;
+    if (!is_whole &&
+        !reads_as_zeroes(guest, old, is_zero_before && is_zero_behind)) {
+      return std::nullopt;
+    }
+    // Without a backing file, no entry at all says "zeroes".
+    if (!has_zero_flag) return L2Entry();
     const ClusterKind kind = old.kind();
     const bool is_allocated =
         kind == ClusterKind::kNormal || kind == ClusterKind::kZeroAllocated;
@@ -57,21 +75,38 @@ absl::Status MappingChanger::write_zeroes(ByteRange range,
     }
     return L2Entry(old.raw() | kL2ZeroFlag);
   };
-  return change({begin, end - begin}, /*create_tables=*/true, replace);
+  return change({begin, end - begin},
+                /*create_tables=*/has_zero_flag || image_.places_like_qemu(),
+                replace);
 }
 
-bool MappingChanger::reads_as_zeroes(GuestOffset guest, L2Entry entry) const {
+bool MappingChanger::reads_as_zeroes(GuestOffset guest, L2Entry entry,
+                                     bool backing_is_zero) const {
   switch (entry.kind()) {
     case ClusterKind::kZeroPlain:
     case ClusterKind::kZeroAllocated:
       return true;
     case ClusterKind::kUnallocated:
-      return !image_.has_backing_at(guest);
+      return backing_is_zero || !image_.has_backing_at(guest);
     case ClusterKind::kNormal:
     case ClusterKind::kCompressed:
       return false;
   }
   return false;
+}
+
+absl::StatusOr<bool> MappingChanger::backing_is_zero(ByteRange range) {
+  while (!range.empty() && image_.has_backing_at({range.offset})) {
+    ByteChannel& backing = *image_.backing();
+    const uint64_t length =
+        std::min(range.length, backing.length_bytes() - range.offset);
+    const absl::StatusOr<BlockStatus> status =
+        backing.block_status({range.offset, length});
+    if (!status.ok()) return status.status();
+    if (!status->zero) return false;
+    range = {range.offset + status->length, range.length - status->length};
+  }
+  return true;
 }
 
 absl::Status MappingChanger::change(ByteRange clusters, bool create_tables,

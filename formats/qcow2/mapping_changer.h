@@ -39,7 +39,12 @@ class MappingChanger {
   absl::Status change_in_slice(ByteRange clusters, bool create_tables,
                                Replace replace);
   L2Entry discarded(L2Entry old) const;
-  bool reads_as_zeroes(GuestOffset guest, L2Entry entry) const;
+  // The cluster at `guest` reads as zeroes if it has the entry `entry`, where
+  // `backing_is_zero` says so of what shows through.
+  bool reads_as_zeroes(GuestOffset guest, L2Entry entry,
+                       bool backing_is_zero) const;
+  // The backing file reads as zeroes in `range`, as far as it says so.
+  absl::StatusOr<bool> backing_is_zero(ByteRange range);
 
   Image& image_;
 };

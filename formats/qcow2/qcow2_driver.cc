@@ -204,7 +204,7 @@ Capabilities Qcow2Driver::capabilities() const {
   list.add(Capability::kDiscard);
   if (file_->capabilities().has(Capability::kTryWrite))
     list.add(Capability::kTryWrite);
-  if (parts_->image->geometry().version >= kVersion3) {
+  if (parts_->image->geometry().version >= kVersion3 || backing_ == nullptr) {
     list.add(Capability::kWriteZeroes);
     list.add(Capability::kWriteZeroesMayUnmap);
     list.add(Capability::kWriteZeroesNoFallback);
