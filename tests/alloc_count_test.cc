@@ -118,7 +118,9 @@ class AllocCount
   }
 
   void TearDown() override {
-    if (device_ != nullptr) EXPECT_TRUE(device_->close().ok());
+    if (device_ != nullptr) {
+      EXPECT_TRUE(device_->close().ok());
+    }
     ::unlink(image_.path.c_str());
   }
 

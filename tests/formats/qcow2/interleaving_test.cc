@@ -100,7 +100,9 @@ TEST_P(LostData, LatePunchDoesNotHitTheNextOwner) {
   }
   stop->resume();
   EXPECT_TRUE(flush.get().ok());
-  if (waits) EXPECT_TRUE(write.get().ok());
+  if (waits) {
+    EXPECT_TRUE(write.get().ok());
+  }
 
   EXPECT_TRUE(image.reads_as(cluster(0), 0));
   EXPECT_TRUE(image.reads_as(cluster(1), 2));
@@ -393,7 +395,9 @@ TEST_P(LostData, HolesArePunchedOnlyWhenTheDropIsDurable) {
             image.driver().write_zeroes(range, {.may_unmap = true}).ok());
         break;
       case 2:
-        if (i % 3 == 0) EXPECT_TRUE(image.flush().ok());
+        if (i % 3 == 0) {
+          EXPECT_TRUE(image.flush().ok());
+        }
         break;
       default:
         EXPECT_TRUE(image.write(range, 1 + i % 200).ok());

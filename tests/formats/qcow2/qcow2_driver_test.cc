@@ -100,6 +100,9 @@ TEST(Qcow2Open, RefusesFeaturesByNameAndTouchesNothing) {
   with_unknown_bit[75] = 1;  // bit 32
   std::string aes = written_image("compat=0.10");
   aes[35] = 1;
+  // Not by qemu-img, which measures the processor for a real one.
+  std::string luks = written_image();
+  luks[35] = 2;
 
   const struct {
     const char* name;  // what the message must say
@@ -121,14 +124,7 @@ TEST(Qcow2Open, RefusesFeaturesByNameAndTouchesNothing) {
        false},
       {"extended l2", made_by({create(path, "extended_l2=on")}, path), false},
       {"zstd", made_by({create(path, "compression_type=zstd")}, path), false},
-      {"luks",
-       made_by({{"qemu-img", "create", "-q", "--object",
-                 "secret,id=s0,data=abc", "-f", "qcow2", "-o",
-                 "encrypt.format=luks,encrypt.key-secret=s0,"
-                 "encrypt.iter-time=10",
-                 path, "16M"}},
-               path),
-       false},
+      {"luks", luks, false},
       {"aes", aes, false},
       {"dirty", with_dirty_bit, true},
       {"corrupt", with_corrupt_bit, true},
