@@ -238,8 +238,7 @@ void BlockDevice::Core::run_request(AioRequest* request) {
   complete(request, std::move(status), Where::kWorker);
 }
 
-bool BlockDevice::Core::run_or_park(AioRequest* request,
-                                    absl::Status* status) {
+bool BlockDevice::Core::run_or_park(AioRequest* request, absl::Status* status) {
   for (;;) {
     const uint64_t seen = range_waiters_.releases();
     RequestExecutor::Attempt attempt{.may_wait =

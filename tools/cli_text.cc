@@ -65,7 +65,8 @@ absl::StatusOr<uint64_t> parse_image_size(absl::string_view text) {
   return absl::InvalidArgumentError(
       "Invalid image size specified. You may use k, M, G, T, P or E suffixes "
       "for\n"
-      "spindle-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and exabytes.");
+      "spindle-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and "
+      "exabytes.");
 }
 
 OptionList parse_option_list(absl::string_view text) {
