@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Runs every test in every configuration, the format check and clang-tidy.
+# Runs every test in every configuration, and the format check.
 #
 #   scripts/test.sh                      all of them (about half an hour on two cores)
-#   scripts/test.sh tsan lint            only these
+#   scripts/test.sh tsan format          only these
 #
 # Configurations: default, tsan, sanitize (ASan and UBSan together), gcc, notbb,
-# lint. SPINDLE_LONG=1 runs the long versions too (tests tagged "manual", and
+# format; and, when it is named, tidy (clang-tidy). SPINDLE_LONG=1 runs the long versions too (tests tagged "manual", and
 # more iterations wherever a test reads that variable).
 #
 # Goes on after a failure. The last line is "N passed, N failed", counted in test
@@ -14,7 +14,7 @@ set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-all=(default tsan sanitize gcc notbb lint)
+all=(default tsan sanitize gcc notbb format)
 chosen=("${@:-${all[@]}}")
 passed=0 failed=0 skipped=0
 table=()
@@ -67,12 +67,9 @@ for configuration in "${chosen[@]}"; do
   case $configuration in
     default) run_bazel default ;;
     tsan | sanitize | asan | ubsan | gcc | notbb) run_bazel "$configuration" "--config=$configuration" ;;
-    lint)
-      run_check format scripts/lint.sh format
-      run_check tidy scripts/lint.sh tidy
-      ;;
+    format | tidy) run_check "$configuration" scripts/lint.sh "$configuration" ;;
     *)
-      echo "test.sh: no configuration named $configuration (there are: ${all[*]})" >&2
+      echo "test.sh: no configuration named $configuration (there are: ${all[*]} tidy)" >&2
       failed=$((failed + 1))
       ;;
   esac

@@ -137,9 +137,10 @@ absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket,
   Plan plan;
   absl::Status status = inspect(data, &plan);
   const bool has_work = status.ok() && !plan.old_entries.empty();
-  if (has_work) status = choose_host(*next_cluster, &plan);
+  // If this attempt comes to nothing, the next one starts anywhere.
+  const uint64_t wanted_cluster = std::exchange(*next_cluster, 0);
+  if (has_work) status = choose_host(wanted_cluster, &plan);
   const bool has_host = has_work && status.ok();
-  *next_cluster = has_host ? plan.host.end() : 0;
   if (has_host) {
     image_.first_writes().narrow(ticket, plan.clusters);
     if (!plan.reuses_host && needs_no_padding(plan)) {
@@ -163,7 +164,9 @@ absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket,
     if (recovered.ok() && *recovered) return 0;
   }
   if (!status.ok()) return status;
-  return has_work ? plan.data.length : 0;
+  if (!has_work) return 0;
+  *next_cluster = plan.host.end();
+  return plan.data.length;
 }
 
 // Finds the clusters from the front of `data` on that one allocation can serve.

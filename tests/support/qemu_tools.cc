@@ -11,6 +11,7 @@
 #include <cstdlib>
 #include <fstream>
 #include <iterator>
+#include <random>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -41,8 +42,10 @@ std::string read_to_end(int fd) {
 }
 
 std::string unique_path(absl::string_view directory, absl::string_view stem) {
-  static std::atomic<int> next{0};
-  return absl::StrCat(directory, "/", stem, ".", ::getpid(), ".", next++);
+  static std::atomic<int> counter{0};
+  // Tests in sandboxes of their own share directories, and process numbers.
+  static const uint32_t process = std::random_device()();
+  return absl::StrCat(directory, "/", stem, ".", process, ".", counter++);
 }
 
 absl::StatusOr<nlohmann::json> run_for_json(

@@ -92,12 +92,30 @@ TEST(MappingChanger, AZeroClusterKeepsItsPlaceForTheNextWrite) {
   EXPECT_TRUE(image.close_and_check().ok());
 }
 
-TEST(MappingChanger, VersionTwoForgetsWithoutABackingFileAndHasNoZeroes) {
-  MemoryImage image(image_of("compat=0.10", {"write -P 1 0 64k"}));
+TEST(MappingChanger, VersionTwoForgetsWithoutABackingFile) {
+  MemoryImage image(
+      image_of("compat=0.10", {"write -P 1 0 64k", "write -P 2 64k 64k"}));
+  ASSERT_TRUE(image.driver().write_zeroes({0, kCluster}, {}).ok());
+  EXPECT_EQ(image.host_of(0), std::nullopt);
+  // Part of a cluster that holds data must be written.
+  EXPECT_TRUE(
+      absl::IsUnimplemented(image.driver().write_zeroes({kCluster, 512}, {})));
+  EXPECT_TRUE(image.reads_as({kCluster, kCluster}, 2));
+  ASSERT_TRUE(image.discard({kCluster, kCluster}).ok());
+  EXPECT_TRUE(image.reads_as({0, 2 * kCluster}, 0));
+  EXPECT_TRUE(image.close_and_check().ok());
+}
+
+TEST(MappingChanger, VersionTwoCannotHideABackingFile) {
+  MemoryImageOptions options;
+  options.size_bytes = 8 * kCluster;
+  options.create = {{"compat", "0.10"}};
+  options.backing = std::string(8 * kCluster, 'b');
+  MemoryImage image(options);
   EXPECT_TRUE(
       absl::IsUnimplemented(image.driver().write_zeroes({0, kCluster}, {})));
   ASSERT_TRUE(image.discard({0, kCluster}).ok());
-  EXPECT_TRUE(image.reads_as({0, kCluster}, 0));
+  EXPECT_TRUE(image.reads_as({0, kCluster}, 'b'));
   EXPECT_TRUE(image.close_and_check().ok());
 }
 
