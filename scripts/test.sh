@@ -5,8 +5,9 @@
 #   scripts/test.sh tsan format          only these
 #
 # Configurations: default, tsan, sanitize (ASan and UBSan together), gcc, notbb,
-# format; and, when it is named, tidy (clang-tidy). SPINDLE_LONG=1 runs the long versions too (tests tagged "manual", and
-# more iterations wherever a test reads that variable).
+# format; and, when it is named, tidy (clang-tidy). SPINDLE_LONG=1 runs the long
+# versions too (tests tagged "manual", and more iterations wherever a test reads
+# that variable).
 #
 # Goes on after a failure. The last line is "N passed, N failed", counted in test
 # cases over all configurations; the exit code is zero if none failed.
