@@ -40,6 +40,8 @@ class ABSL_LOCKABLE MetadataMutex {
   MetadataMutex(const MetadataMutex&) = delete;
   MetadataMutex& operator=(const MetadataMutex&) = delete;
 
+  // The bodies are not analysed: they lock mutex_, and promise *this*.  Callers
+  // are analysed in full.
   void lock() ABSL_EXCLUSIVE_LOCK_FUNCTION() ABSL_NO_THREAD_SAFETY_ANALYSIS {
     note_acquire();
     mutex_.Lock();

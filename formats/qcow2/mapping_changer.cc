@@ -48,7 +48,9 @@ absl::Status MappingChanger::write_zeroes(ByteRange range,
   const absl::StatusOr<bool> before =
       backing_is_zero({begin, range.offset - begin});
   if (!before.ok()) return before.status();
-  const uint64_t image_end = std::min(end, geometry.size_bytes);
+  // The range may reach to the end of a last, partial sector.
+  const uint64_t image_end =
+      std::max(range.end(), std::min(end, geometry.size_bytes));
   const absl::StatusOr<bool> behind =
       backing_is_zero({range.end(), image_end - range.end()});
   if (!behind.ok()) return behind.status();
