@@ -79,8 +79,7 @@ TableCache::TableCache(ByteChannel* file, Purpose load_purpose,
     : file_(file),
       load_purpose_(load_purpose),
       slice_bytes_(slice_bytes),
-      capacity_slices_(std::max<uint64_t>(capacity_bytes / slice_bytes, 1)),
-      capacity_per_shard_(std::max<size_t>(capacity_slices_ / kShards, 1)) {}
+      capacity_slices_(std::max<uint64_t>(capacity_bytes / slice_bytes, 1)) {}
 
 TableCache::~TableCache() = default;
 
@@ -124,7 +123,7 @@ absl::StatusOr<SliceRef> TableCache::get(HostOffset host) {
       entry->users_.store(1, std::memory_order_relaxed);
       ref = SliceRef(entry.get());
       shard.ring.push_back(entry.get());
-      make_room_locked(&shard);
+      resident_.fetch_add(1, std::memory_order_relaxed);
     } else {
       entry->users_.fetch_add(1, std::memory_order_acq_rel);
       ref = SliceRef(entry.get());
@@ -132,6 +131,7 @@ absl::StatusOr<SliceRef> TableCache::get(HostOffset host) {
   }
   if (!loads) return wait_until_loaded(&shard, std::move(ref));
 
+  make_room();
   absl::Status status = load(ref.get());
   {
     MetadataLock lock(&shard.mutex);
@@ -189,12 +189,24 @@ absl::StatusOr<SliceRef> TableCache::wait_until_loaded(Shard* shard,
   return slice;
 }
 
-void TableCache::make_room_locked(Shard* shard) {
-  // Two rounds at most: the first may only take second chances away.
-  size_t looks = shard->ring.size() * 2;
-  // A bounded effort per miss keeps eviction O(1) even if all are in use.
-  looks = std::min<size_t>(looks, 64);
-  while (shard->ring.size() > capacity_per_shard_ && looks-- > 0) {
+void TableCache::make_room() {
+  for (size_t tries = 0; tries < kShards; ++tries) {
+    const size_t resident = resident_.load(std::memory_order_relaxed);
+    if (resident <= capacity_slices_) return;
+    Shard& shard =
+        shards_[next_to_evict_.fetch_add(1, std::memory_order_relaxed) %
+                kShards];
+    MetadataLock lock(&shard.mutex);
+    // Those that hold more than their share give first.
+    if (shard.ring.size() * kShards >= resident) evict_one_locked(&shard);
+  }
+}
+
+void TableCache::evict_one_locked(Shard* shard) {
+  // Two rounds at most: the first may only take second chances away.  A bounded
+  // effort keeps eviction O(1) even if all are in use.
+  size_t looks = std::min<size_t>(shard->ring.size() * 2, 64);
+  while (looks-- > 0) {
     if (shard->hand >= shard->ring.size()) shard->hand = 0;
     Slice* const slice = shard->ring[shard->hand];
     if (slice->users_.load(std::memory_order_acquire) != 0) {
@@ -204,6 +216,7 @@ void TableCache::make_room_locked(Shard* shard) {
     } else {
       erase_locked(shard, shard->hand);
       shard->evictions.fetch_add(1, std::memory_order_relaxed);
+      return;
     }
   }
 }
@@ -212,6 +225,7 @@ void TableCache::erase_locked(Shard* shard, size_t ring_index) {
   Slice* const slice = shard->ring[ring_index];
   shard->ring[ring_index] = shard->ring.back();
   shard->ring.pop_back();
+  resident_.fetch_sub(1, std::memory_order_relaxed);
   shard->slices.erase(slice->host_.bytes);
 }
 

@@ -183,7 +183,11 @@ class TableCache {
   };
 
   Shard& shard_of(HostOffset host);
-  void make_room_locked(Shard* shard)
+  // Evicts until the cache holds no more than its capacity, or the effort of
+  // one miss is spent.
+  void make_room();
+  // Evicts one slice, if a few looks find one.
+  void evict_one_locked(Shard* shard)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->mutex);
   void erase_locked(Shard* shard, size_t ring_index)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(shard->mutex);
@@ -195,9 +199,12 @@ class TableCache {
   const Purpose load_purpose_;
   const size_t slice_bytes_;
   const size_t capacity_slices_;
-  const size_t capacity_per_shard_;
 
   std::array<Shard, kShards> shards_;
+  // In all shards together.  The capacity is that of the whole cache: slices
+  // never spread evenly, and a cache that covers all tables must keep them all.
+  std::atomic<size_t> resident_{0};
+  std::atomic<size_t> next_to_evict_{0};  // a shard
 
   MetadataMutex dirty_mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::dirty_slices)
       ABSL_ACQUIRED_BEFORE(lock_ranks::l1_table){LockRank::kDirtySlices};

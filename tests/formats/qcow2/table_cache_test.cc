@@ -110,6 +110,19 @@ TEST(TableCache, EvictsCleanSlicesToItsCapacity) {
   EXPECT_EQ(f.cache.counters().evictions, kSlices - resident);
 }
 
+TEST(TableCache, ACacheThatCoversAllTablesReadsEachSliceOnce) {
+  // Whatever the hash does: no shard may be full while others have room.
+  for (const uint64_t slices : {1u, 5u, 32u, 100u}) {
+    Fixture f(slices);
+    for (int round = 0; round < 3; ++round) {
+      for (uint64_t i = 0; i < slices; ++i)
+        ASSERT_TRUE(f.cache.get(slice_at(i)).ok());
+    }
+    EXPECT_EQ(f.cache.counters().misses, slices);
+    EXPECT_EQ(f.cache.counters().evictions, 0u);
+  }
+}
+
 TEST(TableCache, NeverEvictsWhatIsInUse) {
   Fixture f(16);
   std::vector<SliceRef> held;
