@@ -18,9 +18,15 @@ void Admission::take_slot_locked(AioRequest* request) {
 }
 
 void Admission::update_locked() {
-  restrained_.store(plugs_ > 0 || limit_ != 0 || held_generation_.has_value() ||
-                        !waiting_.empty() || !held_.empty(),
-                    std::memory_order_seq_cst);
+  Restraint restraint = Restraint::kNone;
+  if (limit_ != 0 || held_generation_.has_value() || !held_.empty()) {
+    restraint = Restraint::kOther;
+  } else if (plugs_ > 0) {
+    restraint = Restraint::kPlug;
+  } else if (!waiting_.empty()) {
+    restraint = Restraint::kOther;
+  }
+  restraint_.store(restraint, std::memory_order_seq_cst);
 }
 
 bool Admission::admit_or_queue(AioRequest* request) {

@@ -2,8 +2,9 @@
 //
 // A request starts at once, unless the device is plugged, has as many requests
 // in flight as it may have, or is being changed (hold).  What must wait starts
-// in order of arrival.  Requests are not owned: while one waits here, the
-// engine's reference to it does.
+// in order of arrival.  A plug gathers work for the executor; what needs no
+// worker may start in spite of it.  Requests are not owned: while one waits
+// here, the engine's reference to it does.
 //
 // Thread safety: every method, from any thread.  While nothing restrains the
 // device, unrestrained() is all that a request costs.
@@ -12,6 +13,7 @@
 
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 
 #include "absl/base/thread_annotations.h"
@@ -24,14 +26,20 @@ namespace spindle {
 class Admission {
  public:
   // `limit`: how many requests may be in flight; 0: any number.
-  explicit Admission(size_t limit) : limit_(limit), restrained_(limit != 0) {}
+  explicit Admission(size_t limit)
+      : limit_(limit),
+        restraint_(limit == 0 ? Restraint::kNone : Restraint::kOther) {}
   Admission(const Admission&) = delete;
   Admission& operator=(const Admission&) = delete;
 
   // True if every request may start at once.  A request counts in its
   // generation before it asks, so that a hold cannot miss it.
   bool unrestrained() const {
-    return !restrained_.load(std::memory_order_seq_cst);
+    return restraint_.load(std::memory_order_seq_cst) == Restraint::kNone;
+  }
+  // The same for a request that needs no worker.
+  bool unrestrained_in_place() const {
+    return restraint_.load(std::memory_order_seq_cst) <= Restraint::kPlug;
   }
 
   // True: `request` may start (it has a slot, if there is a limit).  False: it
@@ -67,6 +75,12 @@ class Admission {
   void wait_for_release() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
+  enum class Restraint : uint8_t {
+    kNone,
+    kPlug,  // a plug, and what waits for it; nothing else
+    kOther,
+  };
+
   bool may_start_locked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void take_slot_locked(AioRequest* request)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -86,8 +100,8 @@ class Admission {
   size_t drains_ ABSL_GUARDED_BY(mutex_) = 0;
   std::optional<Generation> held_generation_ ABSL_GUARDED_BY(mutex_);
 
-  // Written under mutex_: whether any of the above restrains anybody.
-  std::atomic<bool> restrained_;
+  // Written under mutex_: the sum of the above.
+  std::atomic<Restraint> restraint_;
 };
 
 }  // namespace spindle

@@ -13,7 +13,8 @@ namespace spindle {
 
 // Finished requests, kept for the next submission.  A request goes back to the
 // shard it came from: who submits and who reaps are often different threads,
-// and the submitter would otherwise find its own shard empty.
+// and the submitter would otherwise find its own shard empty.  A thread that
+// does both keeps a few for itself, and needs no lock.
 class RequestCache {
  public:
   // Never destroyed: handles may be dropped at any time.
@@ -23,6 +24,7 @@ class RequestCache {
   }
 
   AioRequest* take() {
+    if (AioRequest* request = local.take(); request != nullptr) return request;
     const size_t index = thread_shard() % kShards;
     Shard& shard = shards_[index];
     {
@@ -38,6 +40,59 @@ class RequestCache {
   }
 
   void give_back(AioRequest* request) {
+    if (request->cache_shard_ == thread_shard() % kShards &&
+        local.give_back(request)) {
+      return;
+    }
+    give_back_to_shard(request);
+  }
+
+ private:
+  static constexpr size_t kShards = 16;
+  // More than any queue depth that is in use; the rest is freed.
+  static constexpr size_t kKeptPerShard = 4096;
+  static constexpr size_t kKeptPerThread = 64;
+
+  struct alignas(64) Shard {
+    // A leaf: nothing is acquired while it is held.
+    absl::Mutex mutex;
+    RequestList free ABSL_GUARDED_BY(mutex);
+    size_t count ABSL_GUARDED_BY(mutex) = 0;
+  };
+
+  // What one thread keeps for itself, until it ends.
+  class Local {
+   public:
+    constexpr Local() = default;
+    ~Local() {
+      ended_ = true;
+      while (AioRequest* request = pop())
+        instance().give_back_to_shard(request);
+    }
+    AioRequest* take() { return count_ == 0 ? nullptr : pop(); }
+    bool give_back(AioRequest* request) {
+      // Other thread-local objects may drop handles after this one is gone.
+      if (count_ >= kKeptPerThread || ended_) return false;
+      request->next_ = first_;
+      first_ = request;
+      ++count_;
+      return true;
+    }
+
+   private:
+    AioRequest* pop() {
+      AioRequest* const request = first_;
+      if (request == nullptr) return nullptr;
+      first_ = request->next_;
+      --count_;
+      return request;
+    }
+    AioRequest* first_ = nullptr;
+    size_t count_ = 0;
+    bool ended_ = false;
+  };
+
+  void give_back_to_shard(AioRequest* request) {
     Shard& shard = shards_[request->cache_shard_];
     {
       absl::MutexLock lock(&shard.mutex);
@@ -50,20 +105,12 @@ class RequestCache {
     delete request;
   }
 
- private:
-  static constexpr size_t kShards = 16;
-  // More than any queue depth that is in use; the rest is freed.
-  static constexpr size_t kKeptPerShard = 4096;
-
-  struct alignas(64) Shard {
-    // A leaf: nothing is acquired while it is held.
-    absl::Mutex mutex;
-    RequestList free ABSL_GUARDED_BY(mutex);
-    size_t count ABSL_GUARDED_BY(mutex) = 0;
-  };
+  static thread_local constinit Local local;
 
   std::array<Shard, kShards> shards_;
 };
+
+thread_local constinit RequestCache::Local RequestCache::local;
 
 AioRequest* AioRequest::make() {
   AioRequest* const request = RequestCache::instance().take();
@@ -91,6 +138,8 @@ void AioRequest::reset() {
   done_bytes = 0;
   has_slot = false;
   waits_for_range = false;
+  tried_in_place = false;
+  ran_in_place = false;
   attempts = 0;
   has_result = false;
 }

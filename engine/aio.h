@@ -97,6 +97,9 @@ class AioRequest final : public WorkItem {
   BlockStatus block_status;
   int64_t submitted_nanoseconds = 0;
   Generation generation = 0;
+  // No further attempt to run in place is made; all of it ran there.
+  bool tried_in_place = false;
+  bool ran_in_place = false;
   // Counts against the limit on requests in flight.
   bool has_slot = false;
   // In state kWaiting: RangeWaiters has it, not Admission.

@@ -60,6 +60,10 @@ struct BlockDeviceOptions {
   // may run inside the submitting call.  Off: the submitting thread never does
   // I/O.
   bool run_in_place = false;
+  // Of the requests between a plug and its unplug, only so many run inside the
+  // submitting calls: the pool shares the rest, so that a large batch neither
+  // holds up the submitting thread nor leaves the other processors idle.
+  size_t max_in_place_per_plug = 16;
   // Where completions without a callback go, and callbacks of requests that
   // ran in place.  Not owned; must outlive the device.  Null: the device makes
   // one of its own.
@@ -140,7 +144,8 @@ class BlockDevice {
   AioHandle aio_block_status(ByteRange range, BlockStatusScope scope,
                              AioStatusCallback callback);
 
-  // Holds back the starts of what is submitted until the matching unplug, so
+  // Holds back the starts of what is submitted until the matching unplug (but
+  // not of requests that run where they stand, which need no worker), so
   // that a burst costs one wake-up.  Nests.  A drain starts what is held back.
   void plug();
   void unplug();

@@ -97,7 +97,7 @@ absl::Status BlockDevice::Core::run_here(const RequestSpec& spec,
   }
   counters_.count(spec.kind, counted_bytes(spec), status,
                   now_nanoseconds() - begin);
-  in_flight_.leave(generation);
+  in_flight_.leave_here(generation);
   return status;
 }
 
@@ -109,10 +109,14 @@ AioHandle BlockDevice::Core::submit(AioRequest* request) {
   request->device_id = id_;
   request->submitted_nanoseconds = now_nanoseconds();
   request->generation = in_flight_.enter();
+  if (!request->has_callback()) sink_->expect();
   absl::Status status = check(request->spec);
   if (!status.ok()) {
     request->state.store(State::kRunning, std::memory_order_relaxed);
     complete(request, std::move(status), Where::kCaller);
+  } else if (may_run_in_place(request) && run_in_place(request)) {
+    finish(request, absl::OkStatus());
+    deliver(request, Where::kReap, /*has_room=*/false);
   } else if (admission_.unrestrained()) {
     start(request);
   } else if (admission_.admit_or_queue(request)) {
@@ -126,24 +130,34 @@ AioHandle BlockDevice::Core::submit(AioRequest* request) {
   return handle;
 }
 
-// Nothing restrains the device, and the request was checked a moment ago.
+bool BlockDevice::Core::may_run_in_place(AioRequest* request) {
+  if (!options_.run_in_place || !admission_.unrestrained_in_place())
+    return false;
+  if (admission_.unrestrained() || !has_threads_) return true;
+  // Plugged.  Threads that share a plug may exceed its share by a few.
+  const size_t so_far = in_place_in_plug_.load(std::memory_order_relaxed);
+  in_place_in_plug_.store(so_far + 1, std::memory_order_relaxed);
+  if (so_far < options_.max_in_place_per_plug) return true;
+  request->tried_in_place = true;
+  return false;
+}
+
+// Nothing restrains the device; the request was checked a moment ago, and
+// cannot run in place.
 void BlockDevice::Core::start(AioRequest* request) {
-  if (options_.run_in_place && run_in_place(request)) {
-    finish(request, absl::OkStatus());
-    deliver(request, Where::kReap, /*has_room=*/false);
-    return;
-  }
   request->state.store(State::kQueued, std::memory_order_release);
   if (!work_->submit(request)) refuse(request);
 }
 
 bool BlockDevice::Core::run_in_place(AioRequest* request) {
   const RequestKind kind = request->spec.kind;
+  if (request->tried_in_place) return false;
+  request->tried_in_place = true;
   if (kind != RequestKind::kRead && kind != RequestKind::kWrite) return false;
   request->done_bytes = requests_.try_in_place(request->spec, request->qiov);
   release_ranges(kind);
   if (request->done_bytes < request->spec.length) return false;
-  counters_.count_in_place();
+  request->ran_in_place = true;
   return true;
 }
 
@@ -194,6 +208,7 @@ void BlockDevice::Core::submit_batch(absl::Span<AioRequest* const> requests) {
 }
 
 void BlockDevice::Core::unplug() {
+  in_place_in_plug_.store(0, std::memory_order_relaxed);
   admission_.unplug();
   start_waiting(/*may_run_in_place=*/true);
 }
@@ -316,7 +331,8 @@ bool BlockDevice::Core::finish(AioRequest* request, absl::Status status) {
   request->status = std::move(status);
   counters_.count(request->spec.kind, counted_bytes(request->spec),
                   request->status,
-                  now_nanoseconds() - request->submitted_nanoseconds);
+                  now_nanoseconds() - request->submitted_nanoseconds,
+                  request->ran_in_place);
   if (!request->has_slot) return false;
   request->has_slot = false;
   admission_.give_back_slot();

@@ -92,6 +92,8 @@ class BlockDevice::Core final : public RequestOwner {
   Generation enter_here();
   // Each of these begins or ends the life of a request that the caller owns.
   void start(AioRequest* request);
+  // False if the pool shall have it, whether it could run in place or not.
+  bool may_run_in_place(AioRequest* request);
   bool run_in_place(AioRequest* request);
   // True if the request can begin; else it has been completed.
   bool begin(AioRequest* request, bool may_run_in_place);
@@ -149,6 +151,8 @@ class BlockDevice::Core final : public RequestOwner {
   Admission admission_;
   RangeWaiters range_waiters_;
   std::atomic<bool> closed_{false};
+  // How many requests were tried in place since the last unplug.
+  std::atomic<size_t> in_place_in_plug_{0};
 
   // A leaf: nothing is acquired while it is held.
   absl::Mutex life_mutex_;

@@ -1,6 +1,7 @@
 #include "engine/completion_queue.h"
 
 #include <algorithm>
+#include <thread>
 #include <utility>
 
 #include "engine/aio.h"
@@ -52,7 +53,8 @@ Reaped reap_finished(CompletionSink* sink, absl::Span<Completion> out) {
 
 // Looks for completions without sleeping, for as long as the options allow.
 void poll(const CompletionSink& sink, absl::Duration limit) {
-  if (limit <= absl::ZeroDuration()) return;
+  static const size_t processors = std::thread::hardware_concurrency();
+  if (limit <= absl::ZeroDuration() || sink.outstanding() >= processors) return;
   const absl::Time end = absl::Now() + limit;
   do {
     for (int i = 0; i < kLooksPerClock; ++i) {
@@ -67,7 +69,7 @@ void poll(const CompletionSink& sink, absl::Duration limit) {
 absl::StatusOr<std::unique_ptr<CompletionQueue>> CompletionQueue::create(
     const CompletionQueueOptions& options) {
   absl::StatusOr<std::shared_ptr<CompletionSink>> sink =
-      CompletionSink::create();
+      CompletionSink::create(options.poll_limit > absl::ZeroDuration());
   if (!sink.ok()) return sink.status();
   return std::unique_ptr<CompletionQueue>(
       new CompletionQueue(*std::move(sink), options));

@@ -33,9 +33,10 @@ struct Completion {
 };
 
 struct CompletionQueueOptions {
-  // How long wait() may look for completions before it sleeps: a few
-  // microseconds save a wake-up per request, and cost the CPU time.  0: sleep
-  // at once.
+  // How long wait() may look for completions before it sleeps: that saves a
+  // wake-up per request, and costs the CPU time.  Only while fewer requests are
+  // outstanding than there are processors, so that the processor is not one
+  // that a worker could use.  0: sleep at once.
   absl::Duration poll_limit = absl::ZeroDuration();
 };
 

@@ -30,20 +30,25 @@ void futex_wake_all(std::atomic<uint32_t>* word) {
 }
 
 // An item on the way from one list to the other.
-void move_all(RequestList* from, RequestList* to, size_t max) {
-  for (; max > 0 && !from->empty(); --max) to->push_back(from->pop_front());
+size_t move_all(RequestList* from, RequestList* to, size_t max) {
+  size_t moved = 0;
+  for (; moved < max && !from->empty(); ++moved)
+    to->push_back(from->pop_front());
+  return moved;
 }
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<CompletionSink>> CompletionSink::create() {
+absl::StatusOr<std::shared_ptr<CompletionSink>> CompletionSink::create(
+    bool counts_outstanding) {
   const int fd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
   if (fd < 0) {
     // Whatever the reason, what is missing is a descriptor.
     const absl::Status failed = errno_status(errno, "eventfd");
     return absl::ResourceExhaustedError(failed.message());
   }
-  return std::shared_ptr<CompletionSink>(new CompletionSink(fd));
+  return std::shared_ptr<CompletionSink>(
+      new CompletionSink(fd, counts_outstanding));
 }
 
 CompletionSink::~CompletionSink() {
@@ -144,7 +149,9 @@ void CompletionSink::take(size_t max_plain, RequestList* plain,
                           RequestList* callbacks) {
   absl::MutexLock lock(&consumer_mutex_);
   collect_locked();
-  move_all(&ready_plain_, plain, max_plain);
+  const size_t taken = move_all(&ready_plain_, plain, max_plain);
+  if (counts_outstanding_)
+    outstanding_.fetch_sub(taken, std::memory_order_relaxed);
   move_all(&ready_callbacks_, callbacks, SIZE_MAX);
   has_ready_.store(!ready_plain_.empty(), std::memory_order_relaxed);
   if (bell_.load(std::memory_order_relaxed) != Bell::kUnused) rearm_locked();

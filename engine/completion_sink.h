@@ -29,12 +29,19 @@ namespace spindle {
 
 class CompletionSink final : public BatchNotification {
  public:
+  // `counts_outstanding`: outstanding() will be asked for.
   // Errors: kResourceExhausted if no eventfd can be had.
-  static absl::StatusOr<std::shared_ptr<CompletionSink>> create();
+  static absl::StatusOr<std::shared_ptr<CompletionSink>> create(
+      bool counts_outstanding = false);
   ~CompletionSink() override;
   CompletionSink(const CompletionSink&) = delete;
   CompletionSink& operator=(const CompletionSink&) = delete;
 
+  // A request without a callback was submitted, and will be pushed.
+  void expect() {
+    if (counts_outstanding_)
+      outstanding_.fetch_add(1, std::memory_order_relaxed);
+  }
   // Hands a finished request over, with one reference to it.  `batch_queue`, if
   // not null, is the queue whose worker calls: it may wake the consumer later.
   // `self` is this sink.
@@ -49,6 +56,11 @@ class CompletionSink final : public BatchNotification {
   // the lists, whose owner then owns them.
   void take(size_t max_plain, RequestList* plain, RequestList* callbacks)
       ABSL_LOCKS_EXCLUDED(consumer_mutex_);
+  // How many requests without a callback were submitted and not taken; 0 if
+  // nobody counts.
+  size_t outstanding() const {
+    return outstanding_.load(std::memory_order_relaxed);
+  }
   // False if take() would find nothing; may be wrong if somebody pushes or
   // takes meanwhile.
   bool may_have_something() const;
@@ -85,7 +97,8 @@ class CompletionSink final : public BatchNotification {
     size_t users;
   };
 
-  explicit CompletionSink(int event_fd) : event_fd_(event_fd) {}
+  CompletionSink(int event_fd, bool counts_outstanding)
+      : event_fd_(event_fd), counts_outstanding_(counts_outstanding) {}
 
   bool somebody_listens() const;
   void wake();
@@ -94,6 +107,8 @@ class CompletionSink final : public BatchNotification {
   void collect_locked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(consumer_mutex_);
 
   const int event_fd_;
+  const bool counts_outstanding_;
+  std::atomic<size_t> outstanding_{0};
   alignas(64) std::atomic<AioRequest*> newest_{nullptr};
   // 1 while somebody may be asleep on it (a futex word).
   alignas(64) std::atomic<uint32_t> sleeping_{0};

@@ -45,10 +45,11 @@ ShardedDeviceCounters::Shard& ShardedDeviceCounters::shard() {
 
 void ShardedDeviceCounters::count(RequestKind kind, uint64_t bytes,
                                   const absl::Status& status,
-                                  int64_t nanoseconds) {
+                                  int64_t nanoseconds, bool ran_in_place) {
   KindCounters& counters = shard().by_kind[static_cast<size_t>(kind)];
-  counters.buckets[LatencyHistogram::bucket_of(nanoseconds)].fetch_add(
-      1, kRelaxed);
+  counters
+      .buckets[ran_in_place ? 1 : 0][LatencyHistogram::bucket_of(nanoseconds)]
+      .fetch_add(1, kRelaxed);
   if (status.ok()) {
     if (bytes != 0) counters.bytes.fetch_add(bytes, kRelaxed);
   } else if (absl::IsCancelled(status)) {
@@ -58,14 +59,9 @@ void ShardedDeviceCounters::count(RequestKind kind, uint64_t bytes,
   }
 }
 
-void ShardedDeviceCounters::count_in_place() {
-  shard().ran_in_place.fetch_add(1, kRelaxed);
-}
-
 DeviceCounters ShardedDeviceCounters::sum() const {
   DeviceCounters sum;
   for (const Shard& shard : shards_) {
-    sum.ran_in_place += shard.ran_in_place.load(kRelaxed);
     for (size_t kind = 0; kind < kRequestKindCount; ++kind) {
       const KindCounters& from = shard.by_kind[kind];
       RequestCounters& to = sum.by_kind[kind];
@@ -73,7 +69,9 @@ DeviceCounters ShardedDeviceCounters::sum() const {
       to.errors += from.errors.load(kRelaxed);
       to.cancelled += from.cancelled.load(kRelaxed);
       for (size_t i = 0; i < LatencyHistogram::kBuckets; ++i) {
-        to.latency.buckets[i] += from.buckets[i].load(kRelaxed);
+        const uint64_t in_place = from.buckets[1][i].load(kRelaxed);
+        sum.ran_in_place += in_place;
+        to.latency.buckets[i] += from.buckets[0][i].load(kRelaxed) + in_place;
       }
     }
   }

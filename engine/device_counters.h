@@ -53,8 +53,7 @@ class ShardedDeviceCounters {
   ShardedDeviceCounters& operator=(const ShardedDeviceCounters&) = delete;
 
   void count(RequestKind kind, uint64_t bytes, const absl::Status& status,
-             int64_t nanoseconds);
-  void count_in_place();
+             int64_t nanoseconds, bool ran_in_place = false);
 
   // The sum of the shards; requests that end meanwhile may be in it or not.
   DeviceCounters sum() const;
@@ -63,15 +62,16 @@ class ShardedDeviceCounters {
   static constexpr size_t kShards = 8;
   // Every request is in exactly one latency bucket, so their sum is the number
   // of requests.
+  using Buckets = std::array<std::atomic<uint64_t>, LatencyHistogram::kBuckets>;
   struct KindCounters {
     std::atomic<uint64_t> bytes{0};
     std::atomic<uint64_t> errors{0};
     std::atomic<uint64_t> cancelled{0};
-    std::array<std::atomic<uint64_t>, LatencyHistogram::kBuckets> buckets{};
+    // Indexed by whether the request ran in place.
+    std::array<Buckets, 2> buckets{};
   };
   struct alignas(64) Shard {
     std::array<KindCounters, kRequestKindCount> by_kind;
-    std::atomic<uint64_t> ran_in_place{0};
   };
 
   Shard& shard();

@@ -1,5 +1,7 @@
 #include "engine/gate.h"
 
+#include "engine/thread_shard.h"
+
 namespace spindle {
 
 // Entering and closing follow one pattern: each side first writes its own flag
@@ -7,12 +9,7 @@ namespace spindle {
 // are sequentially consistent, so at least one side sees the other.  Leaving
 // and waiting for the last to leave pair up in the same way.
 
-size_t Gate::shard_of_this_thread() {
-  static std::atomic<size_t> next{0};
-  thread_local const size_t shard =
-      next.fetch_add(1, std::memory_order_relaxed) % kShards;
-  return shard;
-}
+size_t Gate::shard_of_this_thread() { return thread_shard() % kShards; }
 
 size_t Gate::enter() {
   const size_t shard = shard_of_this_thread();

@@ -34,6 +34,11 @@ void InFlightTracker::leave(Generation generation) {
   own.left.fetch_add(1, std::memory_order_release);
 }
 
+void InFlightTracker::leave_here(Generation generation) {
+  shard().started[generation].fetch_sub(1, std::memory_order_seq_cst);
+  if (somebody_waits_.load(std::memory_order_seq_cst)) wake_drainer();
+}
+
 void InFlightTracker::wake_drainer() {
   absl::MutexLock lock(&mutex_);
   changed_.SignalAll();

@@ -35,6 +35,9 @@ class InFlightTracker {
   // happen on another thread.
   Generation enter();
   void leave(Generation generation);
+  // Cheaper: for a request that ends on the thread that began it, inside a call
+  // during which the tracker cannot be destroyed.
+  void leave_here(Generation generation);
 
   // Waits until every thread that is inside leave() has left the tracker alone,
   // so that it may be destroyed.  REQUIRES: nothing is in flight, and nothing
@@ -64,8 +67,9 @@ class InFlightTracker {
 
  private:
   static constexpr size_t kShards = 8;
-  // Numbers only ever grow, so that a sum over the shards, ended first, cannot
-  // be taken for zero in flight while something is.
+  // A sum over the shards, ended first, is never taken for zero in flight while
+  // something is: what leave() counts only grows, and leave_here() takes back
+  // what the same thread added to the same shard.
   struct alignas(64) Shard {
     std::array<std::atomic<uint64_t>, 2> started{};
     std::array<std::atomic<uint64_t>, 2> ended{};

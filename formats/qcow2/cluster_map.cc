@@ -74,9 +74,16 @@ absl::Status ClusterMap::lookup(GuestOffset guest, uint64_t max_bytes,
     describe_missing_table(guest, max_bytes, run);
     return absl::OkStatus();
   }
-  absl::StatusOr<SliceRef> slice = parts_.l2_tables->get(*host);
-  if (!slice.ok()) return slice.status();
-  absl::Status status = describe(guest, max_bytes, slice->get(), run);
+  absl::Status status;
+  const auto look = [&](Slice* slice) {
+    status = describe(guest, max_bytes, slice, run);
+    return true;
+  };
+  if (!parts_.l2_tables->try_look(*host, look)) {
+    absl::StatusOr<SliceRef> slice = parts_.l2_tables->get(*host);
+    if (!slice.ok()) return slice.status();
+    status = describe(guest, max_bytes, slice->get(), run);
+  }
   if (!status.ok()) return parts_.corruption->report(status.message());
   return status;
 }
@@ -90,8 +97,9 @@ bool ClusterMap::try_lookup(GuestOffset guest, uint64_t max_bytes,
     describe_missing_table(guest, max_bytes, run);
     return true;
   }
-  const SliceRef slice = parts_.l2_tables->try_get(*host);
-  return slice && describe(guest, max_bytes, slice.get(), run).ok();
+  return parts_.l2_tables->try_look(*host, [&](Slice* slice) {
+    return describe(guest, max_bytes, slice, run).ok();
+  });
 }
 
 absl::Status ClusterMap::describe(GuestOffset guest, uint64_t max_bytes,

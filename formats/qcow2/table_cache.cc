@@ -90,19 +90,25 @@ TableCache::Shard& TableCache::shard_of(HostOffset host) {
 }
 static_assert(8 == 1 << (64 - 61), "shard_of() yields an index below kShards");
 
-SliceRef TableCache::try_get(HostOffset host) {
-  Shard& shard = shard_of(host);
-  MetadataReaderLock lock(&shard.mutex);
-  const auto found = shard.slices.find(host.bytes);
-  if (found == shard.slices.end()) return SliceRef();
+Slice* TableCache::find_ready_locked(Shard* shard, HostOffset host) {
+  const auto found = shard->slices.find(host.bytes);
+  if (found == shard->slices.end()) return nullptr;
   Slice* const slice = found->second.get();
   if (slice->state_.load(std::memory_order_acquire) != Slice::State::kReady)
-    return SliceRef();
-  slice->users_.fetch_add(1, std::memory_order_acq_rel);
+    return nullptr;
   // Written only when it changes: the line is shared by all readers.
   if (!slice->referenced_.load(std::memory_order_relaxed)) {
     slice->referenced_.store(true, std::memory_order_relaxed);
   }
+  return slice;
+}
+
+SliceRef TableCache::try_get(HostOffset host) {
+  Shard& shard = shard_of(host);
+  MetadataReaderLock lock(&shard.mutex);
+  Slice* const slice = find_ready_locked(&shard, host);
+  if (slice == nullptr) return SliceRef();
+  slice->users_.fetch_add(1, std::memory_order_acq_rel);
   return SliceRef(slice);
 }
 

@@ -144,6 +144,16 @@ class TableCache {
   absl::StatusOr<SliceRef> get(HostOffset host);
   // The slice if it is there and loaded; never blocks on I/O.
   SliceRef try_get(HostOffset host);
+  // The same for a short look: calls `look` with the slice and returns what
+  // that returned; false if the slice is not there.  `look` runs under a lock
+  // of the cache and may lock the slice, nothing else.
+  template <typename Look>
+  bool try_look(HostOffset host, const Look& look) {
+    Shard& shard = shard_of(host);
+    MetadataReaderLock lock(&shard.mutex);
+    Slice* const slice = find_ready_locked(&shard, host);
+    return slice != nullptr && look(slice);
+  }
 
   bool has_dirty() const {
     return dirty_count_.load(std::memory_order_relaxed) != 0;
@@ -183,6 +193,9 @@ class TableCache {
   };
 
   Shard& shard_of(HostOffset host);
+  // Null unless the slice is there and loaded.  Gives it a second chance.
+  static Slice* find_ready_locked(Shard* shard, HostOffset host)
+      ABSL_SHARED_LOCKS_REQUIRED(shard->mutex);
   // Evicts until the cache holds no more than its capacity, or the effort of
   // one miss is spent.
   void make_room();

@@ -195,6 +195,48 @@ TEST(RunInPlace, WhatWouldBlockGoesToThePool) {
   EXPECT_EQ(fixture.device->counters().ran_in_place, 0u);
 }
 
+TEST(RunInPlace, APlugDoesNotHoldBackWhatNeedsNoWorker) {
+  DeviceFixture fixture({.run_in_place = true});
+  fixture.driver->set_content(0, std::string(4096, 'z'));
+  Buffer buffer;
+  fixture.device->plug();
+  AioHandle handle =
+      fixture.device->aio_readv(Sector(0), buffer.vector(), uint64_t{7});
+  EXPECT_TRUE(handle.done());
+  EXPECT_EQ(fixture.wait(1)[0].user_data, 7u);
+  // What would block waits for the unplug, and is not tried a second time.
+  fixture.driver->try_limit_bytes = 512;
+  handle = fixture.device->aio_readv(Sector(0), buffer.vector(), uint64_t{8});
+  EXPECT_FALSE(handle.done());
+  EXPECT_TRUE(fixture.driver->transfers().empty());
+  fixture.driver->try_limit_bytes = 4096;
+  fixture.device->unplug();
+  EXPECT_EQ(fixture.wait(1)[0].user_data, 8u);
+  EXPECT_EQ(fixture.driver->transfers().size(), 1u);
+  EXPECT_EQ(fixture.device->counters().ran_in_place, 1u);
+}
+
+TEST(RunInPlace, ThePoolSharesALargeBatch) {
+  DeviceFixture fixture({.run_in_place = true, .max_in_place_per_plug = 3});
+  Buffers buffers(12);
+  for (uint64_t batch = 1; batch <= 2; ++batch) {
+    fixture.device->plug();
+    for (uint64_t i = 0; i < 6; ++i)
+      fixture.device->aio_readv(Sector(i), buffers[i], i);
+    fixture.device->unplug();
+    fixture.wait(6);
+    // Without threads there is nobody to share with.
+    EXPECT_EQ(fixture.device->counters().ran_in_place,
+              batch * (fixture.has_threads() ? 3 : 6));
+  }
+  // One by one, each may.
+  for (uint64_t i = 0; i < 6; ++i)
+    fixture.device->aio_readv(Sector(i), buffers[i], i);
+  EXPECT_EQ(fixture.device->counters().ran_in_place,
+            fixture.has_threads() ? 12u : 18u);
+  fixture.wait(6);
+}
+
 // Fairness: nobody overtakes those that wait for the limit.
 TEST(RunInPlace, DoesNotOvertakeWhatWaits) {
   DeviceFixture fixture({.max_in_flight = 1, .run_in_place = true});

@@ -41,15 +41,16 @@ TEST(DeviceCounters, AddUpOverThreads) {
         counters.count(RequestKind::kWrite, 512, absl::DataLossError("no"), 10);
         counters.count(RequestKind::kFlush, 0, absl::CancelledError(""), 10);
       }
-      counters.count_in_place();
+      counters.count(RequestKind::kRead, 512, absl::OkStatus(), 1500,
+                     /*ran_in_place=*/true);
     });
   }
   for (std::thread& thread : threads) thread.join();
   const DeviceCounters sum = counters.sum();
-  EXPECT_EQ(sum.of(RequestKind::kRead).requests, 4000u);
-  EXPECT_EQ(sum.of(RequestKind::kRead).bytes, 4000u * 512);
+  EXPECT_EQ(sum.of(RequestKind::kRead).requests, 4004u);
+  EXPECT_EQ(sum.of(RequestKind::kRead).bytes, 4004u * 512);
   EXPECT_EQ(sum.of(RequestKind::kRead).errors, 0u);
-  EXPECT_EQ(sum.of(RequestKind::kRead).latency.buckets[1], 4000u);
+  EXPECT_EQ(sum.of(RequestKind::kRead).latency.buckets[1], 4004u);
   EXPECT_EQ(sum.of(RequestKind::kWrite).errors, 4000u);
   EXPECT_EQ(sum.of(RequestKind::kWrite).bytes, 0u);
   EXPECT_EQ(sum.of(RequestKind::kFlush).cancelled, 4000u);

@@ -30,6 +30,36 @@ TEST(InFlightTracker, DrainWaitsForWhatCameBeforeIt) {
   drainer.join();
 }
 
+TEST(InFlightTracker, ADrainSleepsUntilARequestLeavesHere) {
+  InFlightTracker tracker;
+  absl::Notification entered;
+  absl::Notification drained;
+  absl::Notification sleeps;
+  std::thread here([&] {
+    const Generation generation = tracker.enter();
+    entered.Notify();
+    sleeps.WaitForNotification();
+    EXPECT_FALSE(drained.HasBeenNotified());
+    tracker.leave_here(generation);
+  });
+  entered.WaitForNotification();
+  std::thread drainer([&] {
+    InFlightTracker::Drain drain(&tracker);
+    bool asked = false;
+    const auto help = [&] {
+      if (!asked) sleeps.Notify();
+      asked = true;
+      return false;
+    };
+    drain.wait(help, true);
+    drained.Notify();
+  });
+  drained.WaitForNotification();
+  here.join();
+  drainer.join();
+  tracker.wait_until_abandoned();
+}
+
 TEST(InFlightTracker, DrainDoesNotWaitForWhatCameLater) {
   InFlightTracker tracker;
   Generation later = 0;
