@@ -7,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/base/optimization.h"
 #include "absl/strings/str_cat.h"
 #include "engine/byte_channel.h"
 #include "engine/errors.h"
@@ -32,7 +33,8 @@ class Qcow2Driver final : public BlockDriver {
         log_(std::move(log)),
         read_only_(options_.read_only) {}
 
-  // Reads the image's metadata; once, or again after inactivate().
+  // Reads the image's metadata; once, or again after inactivate().  On error
+  // nothing has changed.
   absl::Status load(const Header& header);
 
   absl::Status read(const IoVector& qiov, Sector sector) override;
@@ -43,9 +45,7 @@ class Qcow2Driver final : public BlockDriver {
 
   absl::string_view format_name() const override { return "qcow2"; }
   std::string filename() const override { return file_->filename(); }
-  uint64_t length_bytes() const override {
-    return parts_->image->geometry().size_bytes;
-  }
+  uint64_t length_bytes() const override { return header_.size_bytes; }
   bool read_only() const override {
     return read_only_.load(std::memory_order_acquire);
   }
@@ -86,17 +86,32 @@ class Qcow2Driver final : public BlockDriver {
   }
   absl::Status finish_change(absl::Status status);
 
+  // Gives up and takes again the locks of the files, of all or of none.
+  absl::Status inactivate_files();
+  absl::Status activate_files();
+  // What activate() does once it has the locks.
+  absl::Status load_again();
+
   const std::shared_ptr<BlockDriver> file_;
   const std::shared_ptr<BlockDriver> backing_;
   const OpenOptions options_;
   const LogSink log_;
   std::atomic<bool> read_only_;
 
-  // Requests pass it; reopen and activate close it.
+  // Requests pass it; reopen, inactivate and activate close it.
   mutable Gate gate_;
-  // Replaced only by activate(), when no other call is allowed.
+  // Null while the image is inactive.  Used inside the gate, changed while it
+  // is closed.
   std::unique_ptr<Parts> parts_;
+  // As it was when the image was opened or activated.  Replaced only by
+  // activate(), when no other call is allowed.
+  Header header_;
 };
+
+absl::Status inactive_error() {
+  return absl::FailedPreconditionError(
+      "the image is inactive: somebody else may be using it");
+}
 
 absl::Status Qcow2Driver::load(const Header& header) {
   absl::StatusOr<RuntimeOptions> runtime =
@@ -110,6 +125,7 @@ absl::Status Qcow2Driver::load(const Header& header) {
     if (!status.ok()) return status;
   }
   parts_ = std::make_unique<Parts>(*std::move(image));
+  header_ = header;
   return absl::OkStatus();
 }
 
@@ -117,6 +133,7 @@ absl::Status Qcow2Driver::load(const Header& header) {
 
 absl::Status Qcow2Driver::read(const IoVector& qiov, Sector sector) {
   const Gate::Passage inside(&gate_);
+  if (ABSL_PREDICT_FALSE(parts_ == nullptr)) return inactive_error();
   const uint64_t within = bytes_within(qiov, sector);
   const GuestOffset guest{sector.byte_offset()};
   if (within == qiov.length_bytes()) return parts_->reader.read(guest, qiov);
@@ -126,8 +143,10 @@ absl::Status Qcow2Driver::read(const IoVector& qiov, Sector sector) {
 
 uint64_t Qcow2Driver::try_read(const IoVector& qiov, Sector sector) {
   const Gate::TryPassage inside(&gate_);
-  if (!inside.entered() || bytes_within(qiov, sector) != qiov.length_bytes())
+  if (!inside.entered() || parts_ == nullptr ||
+      bytes_within(qiov, sector) != qiov.length_bytes()) {
     return 0;
+  }
   return parts_->reader.try_read({sector.byte_offset()}, qiov);
 }
 
@@ -135,6 +154,7 @@ absl::Status Qcow2Driver::write(const IoVector& qiov, Sector sector) {
   absl::Status status;
   {
     const Gate::Passage inside(&gate_);
+    if (ABSL_PREDICT_FALSE(parts_ == nullptr)) return inactive_error();
     const uint64_t within = bytes_within(qiov, sector);
     const GuestOffset guest{sector.byte_offset()};
     status = within == qiov.length_bytes()
@@ -146,18 +166,26 @@ absl::Status Qcow2Driver::write(const IoVector& qiov, Sector sector) {
 
 uint64_t Qcow2Driver::try_write(const IoVector& qiov, Sector sector) {
   const Gate::TryPassage inside(&gate_);
-  if (!inside.entered() || bytes_within(qiov, sector) != qiov.length_bytes())
+  if (!inside.entered() || parts_ == nullptr ||
+      bytes_within(qiov, sector) != qiov.length_bytes()) {
     return 0;
+  }
   return parts_->writer.try_write({sector.byte_offset()}, qiov);
 }
 
 absl::Status Qcow2Driver::flush() {
-  return read_only() ? absl::OkStatus() : parts_->image->rounds().flush();
+  const Gate::Passage inside(&gate_);
+  if (read_only()) return absl::OkStatus();
+  // inactivate() has made everything durable.
+  return parts_ == nullptr ? absl::OkStatus() : parts_->image->rounds().flush();
 }
 
-// Outside the gate: whoever changed tables writes some back if they crowd.
+// After the change itself: whoever changed tables writes some back if they
+// crowd.  Passes the gate anew, so that a closer waits for less.
 absl::Status Qcow2Driver::finish_change(absl::Status status) {
   if (!status.ok()) return status;
+  const Gate::Passage inside(&gate_);
+  if (parts_ == nullptr) return status;  // nothing is left to be written
   // A failure stays with the dirty slices, and comes back from the flush that
   // must report it.
   parts_->image->rounds().write_back_if_crowded().IgnoreError();
@@ -168,6 +196,7 @@ absl::Status Qcow2Driver::discard(ByteRange range) {
   absl::Status status;
   {
     const Gate::Passage inside(&gate_);
+    if (parts_ == nullptr) return inactive_error();
     status = parts_->changer.discard(range);
   }
   return finish_change(std::move(status));
@@ -178,6 +207,7 @@ absl::Status Qcow2Driver::write_zeroes(ByteRange range,
   absl::Status status;
   {
     const Gate::Passage inside(&gate_);
+    if (parts_ == nullptr) return inactive_error();
     status = parts_->changer.write_zeroes(range, flags);
   }
   return finish_change(std::move(status));
@@ -187,8 +217,7 @@ absl::Status Qcow2Driver::write_zeroes(ByteRange range,
 
 DriverLimits Qcow2Driver::limits() const {
   DriverLimits limits;
-  const auto cluster =
-      static_cast<uint32_t>(parts_->image->geometry().cluster_bytes());
+  const auto cluster = static_cast<uint32_t>(header_.cluster_size_bytes());
   limits.optimal_transfer_bytes = cluster;
   limits.discard_alignment_bytes = cluster;
   limits.write_zeroes_alignment_bytes = cluster;
@@ -196,15 +225,17 @@ DriverLimits Qcow2Driver::limits() const {
 }
 
 Capabilities Qcow2Driver::capabilities() const {
-  Capabilities list{Capability::kBlockStatus, Capability::kReopen,
-                    Capability::kInactivate};
-  if (file_->capabilities().has(Capability::kTryRead))
-    list.add(Capability::kTryRead);
+  Capabilities list{Capability::kBlockStatus};
+  // What the file must be able to do as well.
+  const Capabilities of_file = file_->capabilities();
+  for (Capability c :
+       {Capability::kReopen, Capability::kInactivate, Capability::kTryRead}) {
+    if (of_file.has(c)) list.add(c);
+  }
   if (read_only()) return list;
   list.add(Capability::kDiscard);
-  if (file_->capabilities().has(Capability::kTryWrite))
-    list.add(Capability::kTryWrite);
-  if (parts_->image->geometry().version >= kVersion3 || backing_ == nullptr) {
+  if (of_file.has(Capability::kTryWrite)) list.add(Capability::kTryWrite);
+  if (header_.version >= kVersion3 || backing_ == nullptr) {
     list.add(Capability::kWriteZeroes);
     list.add(Capability::kWriteZeroesMayUnmap);
     list.add(Capability::kWriteZeroesNoFallback);
@@ -213,7 +244,8 @@ Capabilities Qcow2Driver::capabilities() const {
 }
 
 ImageInfo Qcow2Driver::info() const {
-  const Header& header = parts_->image->header();
+  const Gate::Passage inside(&gate_);
+  const Header& header = header_;
   ImageInfo info;
   info.format = "qcow2";
   info.filename = file_->filename();
@@ -221,7 +253,8 @@ ImageInfo Qcow2Driver::info() const {
   info.actual_size_bytes = file_->info().actual_size_bytes;
   info.cluster_size_bytes = header.cluster_size_bytes();
   info.dirty = header.is_dirty();
-  info.corrupt = header.is_corrupt() || parts_->image->corruption().is_set();
+  info.corrupt = header.is_corrupt() ||
+                 (parts_ != nullptr && parts_->image->corruption().is_set());
   info.backing_filename = header.backing_filename;
   info.backing_format = header.backing_format;
   info.format_specific = {
@@ -242,6 +275,7 @@ ImageInfo Qcow2Driver::info() const {
 absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range,
                                                       BlockStatusScope scope) {
   const Gate::Passage inside(&gate_);
+  if (parts_ == nullptr) return inactive_error();
   Image& image = *parts_->image;
   MappedRun run;
   absl::Status status = image.map().lookup({range.offset}, range.length, &run);
@@ -291,7 +325,9 @@ absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
   // Nothing may be in flight while what is allowed changes: closed for a flush
   // and the child's own reopen.
   const Gate::Closure closed(&gate_);
-  if (options.read_only == read_only()) return absl::OkStatus();
+  if (parts_ == nullptr) return inactive_error();
+  // The file is opened anew all the same: that forgets a failed flush.
+  if (options.read_only == read_only()) return file_->reopen(options);
   Image& image = *parts_->image;
   if (options.read_only) {
     absl::Status status = image.rounds().settle();
@@ -313,13 +349,38 @@ absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
   return status;
 }
 
+absl::Status Qcow2Driver::inactivate_files() {
+  const bool with_backing = backing_ != nullptr && backing_->capabilities().has(
+                                                       Capability::kInactivate);
+  absl::Status status =
+      with_backing ? backing_->inactivate() : absl::OkStatus();
+  if (!status.ok()) return status;
+  status = file_->inactivate();
+  if (!status.ok() && with_backing)
+    backing_->activate().IgnoreError();  // the first error counts
+  return status;
+}
+
+absl::Status Qcow2Driver::activate_files() {
+  const bool with_backing = backing_ != nullptr && backing_->capabilities().has(
+                                                       Capability::kInactivate);
+  absl::Status status = with_backing ? backing_->activate() : absl::OkStatus();
+  if (!status.ok()) return status;
+  status = file_->activate();
+  if (!status.ok() && with_backing)
+    backing_->inactivate().IgnoreError();  // the first error counts
+  return status;
+}
+
 absl::Status Qcow2Driver::inactivate() {
+  // Closed until the locks are gone: what came later could not be written.
+  const Gate::Closure closed(&gate_);
+  if (parts_ == nullptr) return absl::OkStatus();
   absl::Status status;
-  {
-    const Gate::Closure closed(&gate_);
-    if (!read_only()) status = parts_->image->rounds().settle();
-  }
-  return status.ok() ? file_->inactivate() : status;
+  if (!read_only()) status = parts_->image->rounds().settle();
+  if (status.ok()) status = inactivate_files();
+  if (status.ok()) parts_.reset();
+  return status;
 }
 
 absl::StatusOr<Header> read_header(BlockDriver* file) {
@@ -339,19 +400,37 @@ absl::StatusOr<Header> read_header(BlockDriver* file) {
   return parse_header(head, file_length);
 }
 
-absl::Status Qcow2Driver::activate() {
-  absl::Status status = file_->activate();
-  if (!status.ok()) return status;
+absl::Status Qcow2Driver::load_again() {
   // Somebody else may have written the image meanwhile.
   const absl::StatusOr<Header> header = read_header(file_.get());
   if (!header.ok()) return header.status();
-  status = check_supported(*header, read_only());
-  return status.ok() ? load(*header) : status;
+  absl::Status status = check_supported(*header, read_only());
+  if (!status.ok()) return status;
+  if (options_.open_backing &&
+      header->backing_filename != header_.backing_filename) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the backing file was '", header_.backing_filename, "' and is now '",
+        header->backing_filename, "': the image must be opened anew"));
+  }
+  return load(*header);
+}
+
+absl::Status Qcow2Driver::activate() {
+  const Gate::Closure closed(&gate_);
+  if (parts_ != nullptr) return absl::OkStatus();
+  absl::Status status = activate_files();
+  if (!status.ok()) return status;
+  status = load_again();
+  // Without the metadata nothing can be done with the file: others may try.
+  if (!status.ok()) inactivate_files().IgnoreError();
+  return status;
 }
 
 absl::Status Qcow2Driver::close() {
   absl::Status status;
-  if (!read_only()) status = parts_->image->rounds().settle();
+  // Inactive, the file is somebody else's.
+  if (!read_only() && parts_ != nullptr)
+    status = parts_->image->rounds().settle();
   absl::Status closed = file_->close();
   if (status.ok()) status = std::move(closed);
   if (backing_ == nullptr) return status;

@@ -138,7 +138,10 @@ absl::Status PosixDriver::activate() {
   if (!status.ok()) return status;
   // Whoever had the file meanwhile may have changed its length.
   const absl::StatusOr<uint64_t> measured = file_->measure_length();
-  if (!measured.ok()) return measured.status();
+  if (!measured.ok()) {
+    file_->release_locks().IgnoreError();  // the first error counts
+    return measured.status();
+  }
   set_known_length(*measured);
   return absl::OkStatus();
 }
