@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cerrno>
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -10,6 +11,7 @@
 #include "absl/status/status.h"
 #include "tests/formats/qcow2/memory_image.h"
 #include "tests/formats/qcow2/open_image.h"
+#include "tests/support/observing_driver.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -129,6 +131,33 @@ TEST(MappingChanger, ADiscardHidesTheBackingFile) {
   EXPECT_TRUE(image.reads_as({kCluster, 2 * kCluster}, 0));
   EXPECT_TRUE(image.reads_as({3 * kCluster, kCluster}, 'b'));
   EXPECT_TRUE(image.close_and_check().ok());
+}
+
+TEST(MappingChanger, ZeroesToTheEndOfAPartialSectorAskForNothingBehindIt) {
+  // Inside the last cluster of the image, whose end is no multiple of a sector,
+  // over a backing file that goes on behind it.
+  MemoryImageOptions options;
+  options.size_bytes = kMib;
+  options.backing = std::string(2 * kMib, 'b');
+  std::string bytes;
+  {
+    MemoryImage image(options);
+    bytes = image.memory().content();
+  }
+  testing::set_big64(&bytes, 24, kMib - 300);
+  options.bytes = bytes;
+  MemoryImage image(options);
+  ASSERT_EQ(image.driver().length_bytes(), kMib - 300);
+  // Whoever asks what lies there fails.
+  image.backing().fail_at({.range = ByteRange{kMib, UINT64_MAX - kMib}}, EIO, 1,
+                          testing::ObservingDriver::Repeat::kFromThenOn);
+  EXPECT_TRUE(
+      image.driver().write_zeroes({kMib - kCluster, kCluster}, {}).ok());
+  const auto part = image.driver().write_zeroes({kMib - 4096, 4096}, {});
+  EXPECT_TRUE(part.ok()) << part;
+  EXPECT_EQ(image.backing().failure_count(), 0u);
+  EXPECT_TRUE(image.reads_as({kMib - kCluster, kCluster}, 0));
+  EXPECT_TRUE(image.reads_as({kMib - 2 * kCluster, kCluster}, 'b'));
 }
 
 TEST(MappingChanger, AnErrorHoldsNothingBack) {
