@@ -92,7 +92,7 @@ absl::StatusOr<double> driver_reads(BlockDriver& driver, const Workload& work) {
   const IoVector qiov(buffer.get(), work.request_bytes);
   const Clock::time_point begin = Clock::now();
   for (uint64_t i = 0; i < work.requests; ++i) {
-    const absl::Status status =
+    absl::Status status =
         driver.read(qiov, Sector::from_byte_offset(work.offset(i)));
     if (!status.ok()) return status;
   }
@@ -104,7 +104,7 @@ absl::StatusOr<double> device_reads(BlockDevice& device, const Workload& work) {
   const IoVector qiov(buffer.get(), work.request_bytes);
   const Clock::time_point begin = Clock::now();
   for (uint64_t i = 0; i < work.requests; ++i) {
-    const absl::Status status =
+    absl::Status status =
         device.read(qiov, Sector::from_byte_offset(work.offset(i)));
     if (!status.ok()) return status;
   }

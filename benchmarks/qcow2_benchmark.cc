@@ -47,8 +47,9 @@ class Image {
     absl::Status status = opener.create(path_, format_, options);
     if (!status.ok()) return status;
     auto driver = opener.open(path_, format_, {});
-    if (driver.ok()) driver_ = *std::move(driver);
-    return driver.status();
+    if (!driver.ok()) return driver.status();
+    driver_ = *std::move(driver);
+    return absl::OkStatus();
   }
   absl::Status fill() {
     std::vector<uint8_t> bytes(1 << 20, 0x5a);

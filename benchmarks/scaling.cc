@@ -37,7 +37,7 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> make_image(
   if (format == nullptr) return absl::InternalError("no qcow2");
   CreateOptions options;
   options.size_bytes = length_bytes;
-  const absl::Status status = format->create(file, options, {});
+  absl::Status status = format->create(file, options, {});
   if (!status.ok()) return status;
   return format->open(std::move(file), {}, {});
 }
@@ -67,7 +67,7 @@ absl::StatusOr<double> measure_scaling(ScalingKind kind, size_t threads,
   auto image = make_image(file, length);
   if (!image.ok()) return image.status();
   if (!allocates) {
-    const absl::Status status = fill(**image);
+    absl::Status status = fill(**image);
     if (!status.ok()) return status;
   }
   file->set_delay(delay);
@@ -93,7 +93,7 @@ absl::StatusOr<double> measure_scaling(ScalingKind kind, size_t threads,
       std::chrono::steady_clock::now() - begin;
 
   file->set_delay(absl::ZeroDuration());
-  const absl::Status closed = (*image)->close();
+  absl::Status closed = (*image)->close();
   if (!closed.ok()) return closed;
   if (failed) return absl::InternalError("a request failed");
   return static_cast<double>(threads * requests_per_thread) / elapsed.count();

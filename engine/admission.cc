@@ -18,12 +18,10 @@ void Admission::take_slot_locked(AioRequest* request) {
 }
 
 void Admission::update_locked() {
-  Restraint restraint = Restraint::kNone;
-  if (limit_ != 0 || held_generation_.has_value() || !held_.empty()) {
-    restraint = Restraint::kOther;
-  } else if (plugs_ > 0) {
-    restraint = Restraint::kPlug;
-  } else if (!waiting_.empty()) {
+  const bool plugged = plugs_ > 0;
+  Restraint restraint = plugged ? Restraint::kPlug : Restraint::kNone;
+  if (limit_ != 0 || held_generation_.has_value() || !held_.empty() ||
+      (!plugged && !waiting_.empty())) {
     restraint = Restraint::kOther;
   }
   restraint_.store(restraint, std::memory_order_seq_cst);

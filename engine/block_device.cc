@@ -140,7 +140,7 @@ absl::Status BlockDevice::write_zeroes(ByteRange range,
 absl::StatusOr<BlockStatus> BlockDevice::block_status(ByteRange range,
                                                       BlockStatusScope scope) {
   BlockStatus result;
-  const absl::Status status =
+  absl::Status status =
       core_->run_here(status_of(range, scope), IoVector(), &result);
   if (!status.ok()) return status;
   return result;

@@ -217,7 +217,8 @@ bool CompletionSink::help() {
   }
   bool helped = false;
   for (Executor* executor : executors) {
-    if ((helped = executor->run_one())) break;
+    helped = executor->run_one();
+    if (helped) break;
   }
   absl::MutexLock lock(&helpers_mutex_);
   --helping_;

@@ -40,7 +40,7 @@ format() {
 tidy_one() {
   local file=$1 log stamp
   local key
-  key=$({ clang-tidy-19 --version; cat .clang-tidy; printf '%s\n' "${tidy_flags[@]}"
+  key=$({ clang-tidy-19 --version; cat .clang-tidy tests/.clang-tidy; printf '%s\n' "${tidy_flags[@]}"
           clang++-19 -MM "${tidy_flags[@]}" "$file" | tr -d '\\' | tr ' ' '\n' | grep -E '\.(h|cc|c)$' \
             | sort -u | xargs sha256sum; } 2>/dev/null | sha256sum | cut -c1-40)
   stamp=$stamps/$key

@@ -4,7 +4,7 @@
 #   scripts/test.sh                      all of them (about half an hour on two cores)
 #   scripts/test.sh tsan format          only these
 #
-# Configurations: default, tsan, sanitize (ASan and UBSan together), gcc, notbb,
+# Configurations: default, notbb, tsan, sanitize (ASan and UBSan together), gcc,
 # format; and, when it is named, tidy (clang-tidy). SPINDLE_LONG=1 runs the long
 # versions too (tests tagged "manual", and more iterations wherever a test reads
 # that variable).
@@ -15,7 +15,7 @@ set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-all=(default tsan sanitize gcc notbb format)
+all=(default notbb tsan sanitize gcc format)
 chosen=("${@:-${all[@]}}")
 passed=0 failed=0 skipped=0
 table=()

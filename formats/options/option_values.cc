@@ -1,5 +1,6 @@
 #include "formats/options/option_values.h"
 
+#include <cmath>
 #include <cstddef>
 
 #include "absl/status/status.h"
@@ -45,7 +46,8 @@ std::optional<uint64_t> parse_fraction(absl::string_view digits,
     return std::nullopt;
   if (fraction == 0) return 0;
   if (unit == 1) return std::nullopt;  // half a byte
-  return static_cast<uint64_t>(fraction * static_cast<double>(unit) + 0.5);
+  return static_cast<uint64_t>(
+      std::round(fraction * static_cast<double>(unit)));
 }
 
 }  // namespace

@@ -324,7 +324,7 @@ void append_extension(uint32_t type, absl::string_view data,
   store_big32(out->data() + start, type);
   store_big32(out->data() + start + 4, static_cast<uint32_t>(data.size()));
   std::copy(data.begin(), data.end(),
-            out->begin() + start + kExtensionHeaderBytes);
+            out->data() + start + kExtensionHeaderBytes);
 }
 
 void store_common_fields(const Header& header, uint8_t* to) {
@@ -472,7 +472,7 @@ absl::Status check_supported(const Header& header, bool read_only) {
 }
 
 std::string feature_name(const Header& header, uint8_t type, uint32_t bit) {
-  const std::string fallback = absl::StrCat("bit ", bit);
+  std::string fallback = absl::StrCat("bit ", bit);
   const HeaderExtension* table = header.find_extension(kExtensionFeatureNames);
   if (table == nullptr) return fallback;
   absl::string_view entries = table->data;

@@ -215,15 +215,13 @@ void TableCache::evict_one_locked(Shard* shard) {
   while (looks-- > 0) {
     if (shard->hand >= shard->ring.size()) shard->hand = 0;
     Slice* const slice = shard->ring[shard->hand];
-    if (slice->users_.load(std::memory_order_acquire) != 0) {
-      ++shard->hand;
-    } else if (slice->referenced_.exchange(false, std::memory_order_relaxed)) {
-      ++shard->hand;
-    } else {
+    if (slice->users_.load(std::memory_order_acquire) == 0 &&
+        !slice->referenced_.exchange(false, std::memory_order_relaxed)) {
       erase_locked(shard, shard->hand);
       shard->evictions.fetch_add(1, std::memory_order_relaxed);
       return;
     }
+    ++shard->hand;
   }
 }
 

@@ -34,9 +34,6 @@ void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
 namespace spindle {
 namespace {
 
-using testing::Buffer;
-using testing::DeviceFixture;
-
 // A driver that allocates nothing itself, unlike one that keeps records.
 class SilentDriver final : public BlockDriver {
  public:

@@ -37,7 +37,7 @@ TEST(BlockDriver, OptionalOperationsAreRefusedByName) {
   const struct {
     absl::Status status;
     absl::string_view operation;
-  } kCases[] = {
+  } cases[] = {
       {driver.discard({0, 512}), "discard"},
       {driver.write_zeroes({0, 512}, {}), "write zeroes"},
       {driver.block_status({0, 512}, BlockStatusScope::kThisLayer).status(),
@@ -48,7 +48,7 @@ TEST(BlockDriver, OptionalOperationsAreRefusedByName) {
       {driver.inactivate(), "inactivate"},
       {driver.activate(), "activate"},
   };
-  for (const auto& c : kCases) {
+  for (const auto& c : cases) {
     EXPECT_TRUE(absl::IsUnimplemented(c.status)) << c.operation;
     EXPECT_TRUE(absl::StrContains(c.status.message(), c.operation));
     EXPECT_TRUE(absl::StrContains(c.status.message(), "'smallest'"));

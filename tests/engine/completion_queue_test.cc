@@ -22,7 +22,8 @@ bool readable(int fd) {
 class Queue {
  public:
   explicit Queue(CompletionQueueOptions options = {})
-      : queue(*CompletionQueue::create(options)), notification(queue->sink()) {}
+      : queue(*CompletionQueue::create(options)),
+        notification_(queue->sink()) {}
 
   AioHandle push(uint64_t user_data, absl::Status status = absl::OkStatus()) {
     AioRequest* const request = AioRequest::make();
@@ -41,12 +42,13 @@ class Queue {
  private:
   AioHandle push(AioRequest* request) {
     AioHandle handle(request);
+    if (!request->has_callback()) queue->sink()->expect();
     request->state.store(AioRequest::State::kDone);
-    queue->sink()->push(request, nullptr, notification);
+    queue->sink()->push(request, nullptr, notification_);
     return handle;
   }
 
-  std::shared_ptr<BatchNotification> notification;
+  std::shared_ptr<BatchNotification> notification_;
 };
 
 TEST(CompletionQueue, ReapsInOrderAndInParts) {

@@ -12,7 +12,7 @@ TEST(Errors, CodeFollowsFromErrno) {
   const struct {
     int error_number;
     absl::StatusCode code;
-  } kCases[] = {
+  } cases[] = {
       {ENOSPC, absl::StatusCode::kResourceExhausted},
       {EDQUOT, absl::StatusCode::kResourceExhausted},
       {ENOMEM, absl::StatusCode::kResourceExhausted},
@@ -28,7 +28,7 @@ TEST(Errors, CodeFollowsFromErrno) {
       {EIO, absl::StatusCode::kInternal},
       {12345, absl::StatusCode::kInternal},
   };
-  for (const auto& c : kCases) {
+  for (const auto& c : cases) {
     const absl::Status status = errno_status(c.error_number, "x");
     EXPECT_EQ(status.code(), c.code) << c.error_number;
     EXPECT_EQ(errno_of(status), c.error_number);

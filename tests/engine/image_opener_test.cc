@@ -173,8 +173,9 @@ class ImageOpenerTest : public ::testing::Test {
   absl::Status open(const std::string& filename, const std::string& format,
                     ImageOpener::Policy policy = {}) {
     auto driver = opener(std::move(policy)).open(filename, format, {});
-    if (driver.ok()) driver_ = *std::move(driver);
-    return driver.ok() ? absl::OkStatus() : driver.status();
+    if (!driver.ok()) return driver.status();
+    driver_ = *std::move(driver);
+    return absl::OkStatus();
   }
   // "A says B" in a failure message.
   static void expect_says(const absl::Status& status,
