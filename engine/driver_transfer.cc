@@ -10,12 +10,12 @@
 namespace spindle {
 namespace {
 
-constexpr size_t kBounceBytes = 128 * 1024;
+constexpr size_t kBounceBytes = size_t{128} << 10;
 constexpr size_t kBuffersKept = 16;
 // At least a page: what O_DIRECT asks for almost everywhere.
 constexpr size_t kBufferAlignment = 4096;
 
-constexpr size_t kZeroesBytes = 64 * 1024;
+constexpr size_t kZeroesBytes = size_t{64} << 10;
 alignas(kBufferAlignment) uint8_t zeroes[kZeroesBytes];
 
 // An IoVector of up to `length_bytes` zeroes, as many as it holds inline.
@@ -53,21 +53,25 @@ absl::Status DriverTransfer::check_limits(const DriverLimits& limits) {
     return absl::InvalidArgumentError(
         absl::StrCat("the driver's limit ", name, " is ", value));
   };
-  if (!is_power_of_two(limits.request_alignment_bytes) ||
-      limits.request_alignment_bytes < kSectorSizeBytes) {
+  const auto aligns_sectors = [](uint32_t alignment) {
+    return is_power_of_two(alignment) && alignment >= kSectorSizeBytes;
+  };
+  if (!aligns_sectors(limits.request_alignment_bytes)) {
     return bad("request_alignment_bytes", limits.request_alignment_bytes);
   }
-  if (!is_power_of_two(limits.memory_alignment_bytes)) {
+  // What is no multiple of the memory's alignment could not even be bounced.
+  if (!is_power_of_two(limits.memory_alignment_bytes) ||
+      limits.memory_alignment_bytes > limits.request_alignment_bytes) {
     return bad("memory_alignment_bytes", limits.memory_alignment_bytes);
   }
   if (limits.max_transfer_bytes != 0 &&
       limits.max_transfer_bytes < limits.request_alignment_bytes) {
     return bad("max_transfer_bytes", limits.max_transfer_bytes);
   }
-  if (!is_power_of_two(limits.discard_alignment_bytes)) {
+  if (!aligns_sectors(limits.discard_alignment_bytes)) {
     return bad("discard_alignment_bytes", limits.discard_alignment_bytes);
   }
-  if (!is_power_of_two(limits.write_zeroes_alignment_bytes)) {
+  if (!aligns_sectors(limits.write_zeroes_alignment_bytes)) {
     return bad("write_zeroes_alignment_bytes",
                limits.write_zeroes_alignment_bytes);
   }
