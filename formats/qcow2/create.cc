@@ -496,7 +496,13 @@ absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options) {
 
 absl::Status write_image(const CreatePlan& plan,
                          std::shared_ptr<BlockDriver> file) {
-  return ImageWriter(plan, std::move(file)).write();
+  absl::Status status = ImageWriter(plan, file).write();
+  // Half an image is of no use, and takes space.
+  if (!status.ok() && file->capabilities().has(Capability::kSetLength)) {
+    file->set_length(0, SetLengthMode::kExact)
+        .IgnoreError();  // the first error counts
+  }
+  return status;
 }
 
 }  // namespace spindle::qcow2

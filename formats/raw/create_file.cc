@@ -147,7 +147,12 @@ absl::Status fill_file(int fd, uint64_t length_bytes,
   if (!locked.ok()) return locked;
   if (::ftruncate(fd, 0) != 0) return call_error("ftruncate", filename);
   set_wishes(fd, options);
-  return give_length(fd, length_bytes, options.preallocation, filename);
+  absl::Status status =
+      give_length(fd, length_bytes, options.preallocation, filename);
+  // What it held is gone; half an image is of no use, and takes space.  The
+  // first error counts.
+  if (!status.ok()) static_cast<void>(::ftruncate(fd, 0) == 0);
+  return status;
 }
 
 }  // namespace

@@ -38,7 +38,8 @@ std::vector<OptionHelp> file_create_options();
 
 // Makes `filename` a regular file of `length_bytes` zeroes; one that was there
 // is emptied first, under the locks that `qemu-img create` takes.  A file that
-// was not there is removed again on an error.
+// was not there is removed again on an error; one that was there is left as it
+// is if it cannot be locked, and empty if it could not be filled.
 absl::Status create_file(const std::string& filename, uint64_t length_bytes,
                          const FileCreateOptions& options);
 

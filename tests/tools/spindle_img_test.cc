@@ -1,4 +1,5 @@
 // spindle-img as a program, beside qemu-img.
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -252,6 +253,77 @@ TEST(Create, LeavesAnOldImageAloneIfTheOptionsAreWrong) {
         1);
     EXPECT_EQ(run("cmp", {path, kept}).exit_code, 0) << options;
   }
+}
+
+// Both under a limit on the size of files.
+void expect_too_large(const Arguments& options, const std::string& path) {
+  Arguments arguments = {"--fsize=1048576", our_program(), "create", "-q"};
+  arguments.insert(arguments.end(), options.begin(), options.end());
+  arguments.insert(arguments.end(), {path, "8M"});
+  SCOPED_TRACE(join(arguments));
+  const ToolResult mine = run("prlimit", arguments);
+  EXPECT_EQ(mine.exit_code, 1) << mine.output;
+  EXPECT_TRUE(absl::StrContains(mine.output, "File too large")) << mine.output;
+}
+
+const Arguments kTooLarge[] = {
+    {"-f", "raw"},
+    {"-f", "raw", "-o", "preallocation=falloc"},
+    {"-f", "raw", "-o", "preallocation=full"},
+    {"-f", "qcow2", "-o", "preallocation=metadata"},
+    {"-f", "qcow2", "-o", "preallocation=falloc"},
+    {"-f", "qcow2", "-o", "preallocation=full"},
+};
+
+TEST(Create, LeavesNothingBehindWhenItFailsHalfWay) {
+  for (const Arguments& options : kTooLarge) {
+    const std::string path = temporary_path("new");
+    expect_too_large(options, path);
+    EXPECT_NE(::access(path.c_str(), F_OK), 0) << join(options);
+  }
+  // Nor where the options are wrong.
+  const std::string path = temporary_path("new");
+  EXPECT_EQ(ours({"create", "-f", "qcow2", "-o", "refcount_bits=3", path, "1M"})
+                .exit_code,
+            1);
+  EXPECT_NE(::access(path.c_str(), F_OK), 0);
+}
+
+TEST(Create, EmptiesAFileThatWasThereWhenItFailsHalfWay) {
+  for (const Arguments& options : kTooLarge) {
+    SCOPED_TRACE(join(options));
+    const std::string path = temporary_path("old");
+    std::ofstream(path) << "something";
+    const std::string link = temporary_path("link");
+    ASSERT_EQ(::symlink(path.c_str(), link.c_str()), 0);
+    struct stat before = {};
+    ASSERT_EQ(::stat(path.c_str(), &before), 0);
+    expect_too_large(options, link);
+    struct stat after = {};
+    ASSERT_EQ(::stat(link.c_str(), &after), 0);
+    EXPECT_EQ(after.st_ino, before.st_ino);
+    EXPECT_EQ(after.st_size, 0);
+    ::unlink(link.c_str());
+    ::unlink(path.c_str());
+  }
+}
+
+TEST(Create, LeavesAFileThatIsInUse) {
+  const std::string path = make({"-f", "qcow2"});
+  const std::string kept = temporary_path("kept");
+  ASSERT_EQ(run("cp", {path, kept}).exit_code, 0);
+  const int fd = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  ASSERT_GE(fd, 0);
+  // Nobody else may resize it.
+  struct flock lock = {};
+  lock.l_type = F_RDLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = 203;
+  lock.l_len = 1;
+  ASSERT_EQ(::fcntl(fd, F_OFD_SETLK, &lock), 0);
+  EXPECT_EQ(ours({"create", "-f", "qcow2", path, "1M"}).exit_code, 1);
+  EXPECT_EQ(run("cmp", {path, kept}).exit_code, 0);
+  ::close(fd);
 }
 
 TEST(Create, ListsOptions) {

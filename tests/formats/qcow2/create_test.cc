@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -15,8 +16,10 @@
 #include "absl/strings/str_split.h"
 #include "absl/types/span.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 #include "formats/qcow2/header.h"
 #include "tests/formats/qcow2/file_store.h"
+#include "tests/support/memory_driver.h"
 #include "tests/support/qemu_tools.h"
 
 namespace spindle::qcow2 {
@@ -219,6 +222,23 @@ TEST(Create, EqualsQemuWhereTheRefcountTableGrows) {
            absl::StrCat("cluster_size=1k,preallocation=falloc,refcount_bits=",
                         width),
            "", ""});
+    }
+  }
+}
+
+TEST(Create, AFailureLeavesAnEmptyFile) {
+  for (const char* mode : {"off", "metadata", "falloc", "full"}) {
+    for (uint64_t limit : {uint64_t{0}, uint64_t{65536}, uint64_t{140000}}) {
+      SCOPED_TRACE(absl::StrCat(mode, " ", limit));
+      auto file = std::make_shared<testing::MemoryDriver>(
+          testing::MemoryDriver::Options{.max_length_bytes = limit});
+      CreateOptions options;
+      options.size_bytes = uint64_t{8} << 20;
+      options.options["preallocation"] = mode;
+      const auto plan = plan_create(options);
+      ASSERT_TRUE(plan.ok()) << plan.status();
+      EXPECT_EQ(errno_of(write_image(*plan, file)), ENOSPC);
+      EXPECT_EQ(file->length_bytes(), 0u);
     }
   }
 }

@@ -166,6 +166,7 @@ TEST(Reopen, ForReadingSettlesTheImageAndBackItWrites) {
   EXPECT_TRUE(life.check().ok()) << life.check();
 
   const std::string settled = life.content();
+  expect_dirtied(*Life(settled, /*read_only=*/true).driver);
   life.file->reset_counts();
   expect_dirtied(*life.driver);
   EXPECT_TRUE(life.driver->flush().ok());
@@ -306,6 +307,7 @@ TEST(Inactivate, SettlesTheImageAndLeavesItAloneFromThenOn) {
   ASSERT_TRUE(life.driver->inactivate().ok());
   EXPECT_TRUE(life.check().ok()) << life.check();
   const std::string settled = life.content();
+  expect_dirtied(*Life(settled, /*read_only=*/true).driver);
   life.file->reset_counts();
 
   std::string data(kCluster, 9);
