@@ -44,6 +44,26 @@ absl::Status BlockDriver::write_compressed(const IoVector&, Sector) {
   return unimplemented(*this, "compressed write");
 }
 
+absl::StatusOr<CheckResult> BlockDriver::check(const CheckOptions&) {
+  return unimplemented(*this, "check");
+}
+
+absl::StatusOr<std::vector<SnapshotInfo>> BlockDriver::list_snapshots() {
+  return unimplemented(*this, "list of snapshots");
+}
+
+absl::StatusOr<SnapshotInfo> BlockDriver::create_snapshot(const SnapshotInfo&) {
+  return unimplemented(*this, "creation of a snapshot");
+}
+
+absl::Status BlockDriver::apply_snapshot(absl::string_view) {
+  return unimplemented(*this, "return to a snapshot");
+}
+
+absl::Status BlockDriver::delete_snapshot(absl::string_view) {
+  return unimplemented(*this, "deletion of a snapshot");
+}
+
 absl::Status BlockDriver::set_length(uint64_t, SetLengthMode) {
   return unimplemented(*this, "change of length");
 }

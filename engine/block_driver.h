@@ -37,8 +37,10 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/access.h"
+#include "engine/image_check.h"
 #include "engine/io_vector.h"
 #include "engine/sector.h"
+#include "engine/snapshot.h"
 
 namespace spindle {
 
@@ -81,6 +83,8 @@ enum class Capability : uint32_t {
   // try_read() / try_write() can do something.
   kTryRead = 1 << 10,
   kTryWrite = 1 << 11,
+  kCheck = 1 << 12,
+  kSnapshots = 1 << 13,
 };
 
 class Capabilities {
@@ -249,10 +253,35 @@ class BlockDriver {
   virtual absl::StatusOr<BlockStatus> block_status(ByteRange range,
                                                    BlockStatusScope scope);
 
-  // Writes one cluster's worth of data compressed.
+  // Writes `qiov` compressed; data that do not become shorter are stored as
+  // they are.
+  // REQUIRES: as for write(), and the range begins at a multiple of
+  // info().cluster_size_bytes and consists of whole clusters (its end may be
+  // the end of the image).
   virtual absl::Status write_compressed(const IoVector& qiov, Sector sector);
 
   virtual absl::Status set_length(uint64_t length_bytes, SetLengthMode mode);
+
+  // Looks for damage, and repairs what the options ask for.  Nothing may be
+  // written through this driver meanwhile; reads may.
+  // REQUIRES: !read_only() if anything shall be repaired.
+  // Errors: kCancelled; others only where nothing could be checked at all.
+  virtual absl::StatusOr<CheckResult> check(const CheckOptions& options);
+
+  // Internal snapshots.  Requests may be in flight; each operation stops them
+  // for as long as its format's header says.
+  virtual absl::StatusOr<std::vector<SnapshotInfo>> list_snapshots();
+  // Keeps the disk as it is now.  `wanted.id` and `wanted.disk_size_bytes` are
+  // ignored; returns what was made.
+  // Errors: kResourceExhausted if there are too many.
+  virtual absl::StatusOr<SnapshotInfo> create_snapshot(
+      const SnapshotInfo& wanted);
+  // Makes the disk what it was.  `snapshot` is an id, or else a name: the
+  // oldest that matches.
+  // Errors: kNotFound, kFailedPrecondition if its length is another and the
+  // image's cannot be changed.
+  virtual absl::Status apply_snapshot(absl::string_view snapshot);
+  virtual absl::Status delete_snapshot(absl::string_view snapshot);
 
   // Changes options of an open image; on error it stays as it was.  Requests
   // may be in flight.
