@@ -371,6 +371,11 @@ class ImageWriter {
   absl::Status fill_data_area(ByteRange area) {
     if (area.empty()) return absl::OkStatus();
     if (preallocation_ == Preallocation::kFalloc) {
+      // Zeroes within the file reserve space; beyond its end they only make it
+      // longer.
+      absl::Status status =
+          channel_.set_length(area.end(), SetLengthMode::kGrowOnly);
+      if (!status.ok()) return status;
       return channel_.write_zeroes(Purpose::kPwritevZero, area,
                                    WriteZeroesFlags{});
     }

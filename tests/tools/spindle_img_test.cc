@@ -255,7 +255,23 @@ TEST(Create, LeavesAnOldImageAloneIfTheOptionsAreWrong) {
   }
 }
 
-// Both under a limit on the size of files.
+TEST(Create, PreallocationReservesSpace) {
+  for (const char* format : {"raw", "qcow2"}) {
+    for (const char* mode : {"falloc", "full"}) {
+      const std::string path = temporary_path("new");
+      ASSERT_EQ(ours({"create", "-q", "-f", format, "-o",
+                      absl::StrCat("preallocation=", mode), path, "8M"})
+                    .exit_code,
+                0);
+      struct stat facts = {};
+      ASSERT_EQ(::stat(path.c_str(), &facts), 0);
+      EXPECT_GE(facts.st_blocks * 512, 8 << 20) << format << " " << mode;
+      ::unlink(path.c_str());
+    }
+  }
+}
+
+// Under a limit on the size of files.
 void expect_too_large(const Arguments& options, const std::string& path) {
   Arguments arguments = {"--fsize=1048576", our_program(), "create", "-q"};
   arguments.insert(arguments.end(), options.begin(), options.end());
