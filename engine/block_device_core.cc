@@ -61,10 +61,17 @@ BlockDevice::Core::Core(std::shared_ptr<BlockDriver> driver, Executor* executor,
 
 BlockDevice::Core::~Core() {
   if (!has_threads_) sink_->remove_helper(executor_);
-  in_flight_.wait_until_abandoned();
+  if (!fork_guard_.crossed_fork()) in_flight_.wait_until_abandoned();
+}
+
+absl::Status BlockDevice::Core::refuse_in_fork() const {
+  if (!fork_guard_.crossed_fork()) return absl::OkStatus();
+  return absl::UnavailableError(
+      "this process was forked off after the device was opened");
 }
 
 absl::Status BlockDevice::Core::check(const RequestSpec& spec) const {
+  if (absl::Status forked = refuse_in_fork(); !forked.ok()) return forked;
   if (closed_.load(std::memory_order_seq_cst)) {
     return absl::FailedPreconditionError("the device is closed");
   }
@@ -122,10 +129,9 @@ AioHandle BlockDevice::Core::submit(AioRequest* request) {
   } else if (admission_.admit_or_queue(request)) {
     if (begin(request, /*may_run_in_place=*/true)) {
       AioRequest* const one[] = {request};
-      submit_batch(one);
-    } else {
-      start_waiting(/*may_run_in_place=*/false);
+      if (!submit_batch(one)) return handle;
     }
+    start_waiting(/*may_run_in_place=*/false);
   }
   return handle;
 }
@@ -163,7 +169,8 @@ bool BlockDevice::Core::run_in_place(AioRequest* request) {
 
 bool BlockDevice::Core::begin(AioRequest* request, bool may_run_in_place) {
   // Again: the device may have been changed while the request waited.
-  absl::Status status = requests_.check(request->spec);
+  absl::Status status = refuse_in_fork();
+  if (status.ok()) status = requests_.check(request->spec);
   const bool in_place = status.ok() && may_run_in_place &&
                         options_.run_in_place && run_in_place(request);
   if (status.ok() && !in_place) return true;
@@ -189,22 +196,25 @@ void BlockDevice::Core::start_waiting(bool may_run_in_place) {
       }
       batch.push_back(request);
       if (batch.size() < kBatchSize && !startable.empty()) continue;
-      submit_batch(batch);
+      if (submit_batch(batch)) again = true;
       batch.clear();
     }
-    submit_batch(batch);
+    if (submit_batch(batch)) again = true;
   }
 }
 
-void BlockDevice::Core::submit_batch(absl::Span<AioRequest* const> requests) {
+bool BlockDevice::Core::submit_batch(absl::Span<AioRequest* const> requests) {
   absl::InlinedVector<WorkItem*, kBatchSize> items;
   for (AioRequest* request : requests) {
     request->state.store(State::kQueued, std::memory_order_release);
     items.push_back(request);
   }
-  if (items.empty()) return;
-  for (size_t i = work_->submit_batch(items); i < requests.size(); ++i)
-    refuse(requests[i]);
+  if (items.empty()) return false;
+  bool has_room = false;
+  for (size_t i = work_->submit_batch(items); i < requests.size(); ++i) {
+    if (refuse(requests[i])) has_room = true;
+  }
+  return has_room;
 }
 
 void BlockDevice::Core::unplug() {
@@ -275,7 +285,7 @@ void BlockDevice::Core::release_ranges(RequestKind kind) {
   if (retry.empty()) return;
   absl::InlinedVector<AioRequest*, kBatchSize> batch;
   while (AioRequest* request = retry.pop_front()) batch.push_back(request);
-  submit_batch(batch);
+  if (submit_batch(batch)) start_waiting(/*may_run_in_place=*/false);
 }
 
 void BlockDevice::Core::abandon_request(AioRequest* request) {
@@ -290,13 +300,15 @@ void BlockDevice::Core::abandon_request(AioRequest* request) {
 }
 
 // The executor did not take it: it has stopped, or this process is a fork.
-void BlockDevice::Core::refuse(AioRequest* request) {
+bool BlockDevice::Core::refuse(AioRequest* request) {
   bool cancelled = false;
-  if (!claim_from_queue(request, &cancelled)) return;
+  if (!claim_from_queue(request, &cancelled)) return false;
   absl::Status status =
       cancelled ? absl::CancelledError("the request was withdrawn")
                 : absl::UnavailableError("the executor takes no more work");
-  complete(request, std::move(status), Where::kReap);
+  const bool has_room = finish(request, std::move(status));
+  deliver(request, Where::kReap, /*has_room=*/false);
+  return has_room;
 }
 
 void BlockDevice::Core::cancel_request(AioRequest* request, bool was_queued) {

@@ -31,6 +31,7 @@
 #include "engine/in_flight_tracker.h"
 #include "engine/range_waiters.h"
 #include "engine/request_executor.h"
+#include "threadpool/fork_guard.h"
 
 namespace spindle {
 
@@ -87,6 +88,10 @@ class BlockDevice::Core final : public RequestOwner {
 
   // ---- Requests ----
   absl::Status check(const RequestSpec& spec) const;
+  // In a process that was forked off after the device was made.  What other
+  // threads were doing then will never end here, and what the driver remembers
+  // is the parent's to write back.
+  absl::Status refuse_in_fork() const;
   // Counts a request that runs on its caller's thread, and waits while the
   // device is being changed.
   Generation enter_here();
@@ -97,7 +102,8 @@ class BlockDevice::Core final : public RequestOwner {
   bool run_in_place(AioRequest* request);
   // True if the request can begin; else it has been completed.
   bool begin(AioRequest* request, bool may_run_in_place);
-  void refuse(AioRequest* request);
+  // True if others may start now; does not start them.
+  bool refuse(AioRequest* request);
   void complete(AioRequest* request, absl::Status status, Where where);
   // The two halves of complete().  The first returns true if others may start
   // now that waited for this one.
@@ -114,7 +120,8 @@ class BlockDevice::Core final : public RequestOwner {
   void release_ranges(RequestKind kind);
   // Starts what waited and need not wait any more.
   void start_waiting(bool may_run_in_place);
-  void submit_batch(absl::Span<AioRequest* const> requests);
+  // True if some were refused, and others may start in their place.
+  bool submit_batch(absl::Span<AioRequest* const> requests);
   // The executor is done with `request` without having run it.  False: its
   // canceller completes it, and the caller must not touch it any more.
   static bool claim_from_queue(AioRequest* request, bool* cancelled);
@@ -130,6 +137,7 @@ class BlockDevice::Core final : public RequestOwner {
   void tell_listeners(uint64_t length_bytes)
       ABSL_LOCKS_EXCLUDED(listeners_mutex_);
 
+  const ForkGuard fork_guard_;
   const std::shared_ptr<BlockDriver> driver_;
   Executor* const executor_;
   const BlockDeviceOptions options_;

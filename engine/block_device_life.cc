@@ -26,6 +26,13 @@ void BlockDevice::Core::wait_for_requests(InFlightTracker::Drain* drain) {
 absl::Status BlockDevice::Core::drain() {
   if (absl::Status inside = refuse_inside_callback("drain"); !inside.ok())
     return inside;
+  if (fork_guard_.crossed_fork()) {
+    // Only what was submitted here can end here, and is refused.
+    admission_.begin_drain();
+    start_waiting(/*may_run_in_place=*/false);
+    admission_.end_drain();
+    return absl::OkStatus();
+  }
   InFlightTracker::Drain drain(&in_flight_);
   wait_for_requests(&drain);
   return absl::OkStatus();
@@ -34,6 +41,7 @@ absl::Status BlockDevice::Core::drain() {
 absl::Status BlockDevice::Core::close() {
   if (absl::Status inside = refuse_inside_callback("close"); !inside.ok())
     return inside;
+  if (absl::Status forked = refuse_in_fork(); !forked.ok()) return forked;
   closed_.store(true, std::memory_order_seq_cst);
   InFlightTracker::Drain drain(&in_flight_);
   wait_for_requests(&drain);
@@ -58,6 +66,7 @@ absl::Status BlockDevice::Core::close_driver() {
 
 absl::Status BlockDevice::Core::change_quiescent(
     absl::FunctionRef<absl::Status()> change) {
+  if (absl::Status forked = refuse_in_fork(); !forked.ok()) return forked;
   const uint64_t length_before = requests_.length_bytes();
   absl::Status status;
   {
@@ -125,6 +134,7 @@ void BlockDevice::Core::tell_listeners(uint64_t length_bytes) {
 void BlockDevice::Core::shut_down() {
   ABSL_RAW_CHECK(!CallbackScope::inside(id_),
                  "a device destroyed inside its own callback");
+  if (fork_guard_.crossed_fork()) return;
   const absl::Status status = close();
   if (!status.ok() && options_.log) {
     options_.log(LogSeverity::kError, absl::StrCat("closing ", options_.name,

@@ -40,13 +40,17 @@ uint64_t bytes_in_front(const IoVector& qiov, size_t segment_count) {
 
 }  // namespace
 
-DriverTransfer::DriverTransfer(BlockDriver* driver)
-    : driver_(driver),
-      limits_(driver->limits()),
-      buffers_(
-          std::max<size_t>(kBufferAlignment, limits_.memory_alignment_bytes),
-          kBuffersKept,
-          std::max<size_t>(kBounceBytes, limits_.request_alignment_bytes)) {}
+DriverTransfer::DriverTransfer(BlockDriver* driver) : driver_(driver) {
+  refresh();
+}
+
+void DriverTransfer::refresh() {
+  limits_ = driver_->limits();
+  buffers_ = std::make_unique<AlignedBufferPool>(
+      std::max<size_t>(kBufferAlignment, limits_.memory_alignment_bytes),
+      kBuffersKept,
+      std::max<size_t>(kBounceBytes, limits_.request_alignment_bytes));
+}
 
 absl::Status DriverTransfer::check_limits(const DriverLimits& limits) {
   const auto bad = [](absl::string_view name, uint64_t value) {
@@ -143,7 +147,7 @@ DriverTransfer::Piece DriverTransfer::next_piece(const IoVector& rest,
 absl::Status DriverTransfer::bounce(Direction direction, const IoVector& qiov,
                                     uint64_t offset_bytes) {
   const size_t length = qiov.length_bytes();
-  const AlignedBufferPool::Lease buffer = buffers_.take(length);
+  const AlignedBufferPool::Lease buffer = buffers_->take(length);
   const IoVector linear(buffer.data(), length);
   if (direction == Direction::kWrite) {
     qiov.copy_to(0, buffer.data(), length);

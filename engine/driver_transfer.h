@@ -14,6 +14,7 @@
 #define SPINDLE_ENGINE_DRIVER_TRANSFER_H_
 
 #include <cstdint>
+#include <memory>
 
 #include "absl/status/status.h"
 #include "engine/aligned_buffer.h"
@@ -33,7 +34,7 @@ class DriverTransfer {
   // Errors: kInvalidArgument if the driver's limits contradict themselves.
   static absl::Status check_limits(const DriverLimits& limits);
   // Asks the driver for its limits again.
-  void refresh() { limits_ = driver_->limits(); }
+  void refresh();
   const DriverLimits& limits() const { return limits_; }
 
   // True if the driver takes `qiov` in one call.
@@ -48,7 +49,7 @@ class DriverTransfer {
 
   // A buffer that the driver can take, for the caller's own bouncing.
   AlignedBufferPool::Lease take_buffer(size_t size_bytes) {
-    return buffers_.take(size_bytes);
+    return buffers_->take(size_bytes);
   }
 
  private:
@@ -65,7 +66,7 @@ class DriverTransfer {
 
   BlockDriver* const driver_;
   DriverLimits limits_;
-  AlignedBufferPool buffers_;
+  std::unique_ptr<AlignedBufferPool> buffers_;
 };
 
 }  // namespace spindle

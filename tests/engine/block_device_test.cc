@@ -490,6 +490,20 @@ TEST(Reopen, ChangesWhatTheDeviceAllows) {
 
 // ---- Executors that stop, other devices -------------------------------------
 
+// One refusal makes room for the next: in a loop, not on the stack.
+TEST(Executors, AStoppedOneRefusesAnyNumberOfWaiters) {
+  constexpr size_t kWaiters = 200'000;
+  DeviceFixture fixture({.max_in_flight = 1});
+  Buffer buffer;
+  fixture.device->plug();
+  for (size_t i = 0; i < kWaiters; ++i)
+    fixture.device->aio_readv(Sector(0), buffer.vector(), i);
+  fixture.executor->stop(Executor::StopMode::kRunQueued);
+  fixture.device->unplug();
+  const std::vector<Completion> all = fixture.wait(kWaiters);
+  EXPECT_TRUE(absl::IsUnavailable(all.back().status));
+}
+
 TEST(Executor, RefusedRequestsCompleteWithUnavailable) {
   DeviceFixture fixture;
   Buffer buffer;

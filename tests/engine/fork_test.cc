@@ -129,6 +129,46 @@ TEST(Fork, ChildIsRefusedBehindAPlugAndALimit) {
   });
 }
 
+TEST(Fork, ChildRunsNothingInPlaceOrSynchronously) {
+  DeviceFixture fixture({.run_in_place = true});
+  BlockDevice& device = *fixture.device;
+  Buffer sector(512, 'c');
+  device.plug();
+  device.aio_discard({0, 4096}, 0);
+  expect_in_child([&]() -> std::string {
+    device.aio_writev(Sector(0), sector.vector(), 1);
+    device.unplug();
+    const std::string wrong = refused(&fixture, 2);
+    if (!wrong.empty()) return wrong;
+    for (const absl::Status& status :
+         {device.read(sector.vector(), Sector(0)),
+          device.write(sector.vector(), Sector(0)), device.flush(),
+          device.set_length(512), device.reopen({}), device.close()}) {
+      if (!absl::IsUnavailable(status)) return status.ToString();
+    }
+    return untouched(fixture);
+  });
+  device.unplug();
+  fixture.wait(1);
+}
+
+TEST(Fork, ChildNeedNotWaitForWhatRanInTheParent) {
+  DeviceFixture fixture({.max_workers = 1});
+  if (!fixture.has_threads())
+    GTEST_SKIP() << "needs a request that runs meanwhile";
+  fixture.driver->close_gate();
+  Buffer sector(512);
+  fixture.device->aio_writev(Sector(0), sector.vector(), 0);
+  fixture.driver->wait_for_waiting(1);
+  expect_in_child([&]() -> std::string {
+    if (!fixture.device->drain().ok()) return "no drain";
+    fixture.device.reset();
+    return "";
+  });
+  fixture.driver->open_gate();
+  fixture.wait(1);
+}
+
 TEST(Fork, ChildMayDestroyItsCopy) {
   DeviceFixture fixture({}, 3);
   Buffer sector(512);
