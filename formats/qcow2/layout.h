@@ -120,6 +120,30 @@ inline constexpr uint32_t kCompressedOffsetBitsBase = 62;
 inline constexpr uint32_t kCompressedClusterBitsBase = 8;
 inline constexpr uint64_t kCompressedSectorBytes = 512;
 
+// ---- Section "Snapshots": where each field of a table entry stands ----------
+
+inline constexpr size_t kSnapshotL1OffsetOffset = 0;
+inline constexpr size_t kSnapshotL1SizeOffset = 8;
+inline constexpr size_t kSnapshotIdSizeOffset = 12;
+inline constexpr size_t kSnapshotNameSizeOffset = 14;
+inline constexpr size_t kSnapshotDateSecondsOffset = 16;
+inline constexpr size_t kSnapshotDateNanosecondsOffset = 20;
+inline constexpr size_t kSnapshotVmClockOffset = 24;
+inline constexpr size_t kSnapshotVmStateSizeOffset = 32;
+inline constexpr size_t kSnapshotExtraSizeOffset = 36;
+// Extra data, then id and name, then padding.
+inline constexpr size_t kSnapshotExtraOffset = 40;
+inline constexpr size_t kSnapshotAlignment = 8;
+// Within the extra data.
+inline constexpr size_t kSnapshotExtraVmStateSizeOffset = 0;
+inline constexpr size_t kSnapshotExtraDiskSizeOffset = 8;
+inline constexpr size_t kSnapshotExtraIcountOffset = 16;
+// What version 3 demands, and what is known here.
+inline constexpr uint32_t kSnapshotExtraVersion3Bytes = 16;
+inline constexpr uint32_t kSnapshotExtraKnownBytes = 24;
+// "Not recorded".
+inline constexpr uint64_t kSnapshotNoIcount = ~uint64_t{0};
+
 // ---- Limits -----------------------------------------------------------------
 // The specification bounds cluster_bits below (section "Header") and
 // refcount_order above; the other limits are QEMU's, so that neither
@@ -135,6 +159,9 @@ inline constexpr uint64_t kMinSnapshotEntryBytes = 40;
 inline constexpr uint64_t kMaxL1TableBytes = uint64_t{32} << 20;
 inline constexpr uint64_t kMaxRefcountTableBytes = uint64_t{8} << 20;
 inline constexpr uint32_t kMaxSnapshotCount = 65536;
+inline constexpr uint64_t kMaxSnapshotTableBytes =
+    uint64_t{1024} * kMaxSnapshotCount;
+inline constexpr uint32_t kMaxSnapshotExtraBytes = 1024;
 inline constexpr uint32_t kMaxBackingFilenameBytes = 1023;
 inline constexpr uint32_t kMaxBackingFormatBytes = 15;
 // Host offsets have 56 bits, section "Cluster mapping".
