@@ -500,7 +500,7 @@ absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options) {
 }
 
 absl::Status write_image(const CreatePlan& plan,
-                         std::shared_ptr<BlockDriver> file) {
+                         const std::shared_ptr<BlockDriver>& file) {
   absl::Status status = ImageWriter(plan, file).write();
   // Half an image is of no use, and takes space.
   if (!status.ok() && file->capabilities().has(Capability::kSetLength)) {

@@ -43,7 +43,7 @@ absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options);
 // Writes the image that `plan` describes into `file`, which is empty and can
 // grow, and flushes it.
 absl::Status write_image(const CreatePlan& plan,
-                         std::shared_ptr<BlockDriver> file);
+                         const std::shared_ptr<BlockDriver>& file);
 
 }  // namespace spindle::qcow2
 

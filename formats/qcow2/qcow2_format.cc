@@ -41,7 +41,7 @@ class Qcow2Format final : public ImageFormat {
                       const OpenContext&) const override {
     const absl::StatusOr<CreatePlan> plan = plan_create(options);
     if (!plan.ok()) return plan.status();
-    return write_image(*plan, std::move(file));
+    return write_image(*plan, file);
   }
 
   std::vector<OptionHelp> create_options() const override {

@@ -403,7 +403,7 @@ class Traffic {
           pause(&random);
           admission_.release();
           break;
-        case 3:
+        default:
           admission_.set_limit(random() % (kMostInFlight + 1));
           break;
       }

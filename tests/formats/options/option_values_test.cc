@@ -14,7 +14,7 @@ TEST(ParseSize, ReadsNumbersWithSuffixes) {
   const struct {
     const char* text;
     uint64_t value;
-  } kCases[] = {
+  } cases[] = {
       {"0", 0},
       {"512", 512},
       {"7b", 7},
@@ -33,7 +33,7 @@ TEST(ParseSize, ReadsNumbersWithSuffixes) {
       {" 5", 5},
       {"18446744073709551615", UINT64_MAX},
   };
-  for (const auto& c : kCases) {
+  for (const auto& c : cases) {
     EXPECT_EQ(parse_size(c.text), std::optional<uint64_t>(c.value)) << c.text;
   }
 }

@@ -26,7 +26,6 @@ namespace spindle::qcow2 {
 namespace {
 
 using ::spindle::testing::FileStore;
-using ::spindle::testing::read_file;
 using ::spindle::testing::run_tool;
 using ::spindle::testing::run_tool_ok;
 using ::spindle::testing::temporary_path;
@@ -280,7 +279,7 @@ TEST(Create, RefusesFeaturesThatAreMissingByName) {
   const struct {
     const char* options;
     const char* message;
-  } kCases[] = {
+  } cases[] = {
       {"data_file=x", "external data file"},
       {"data_file_raw=on", "external data file"},
       {"extended_l2=on", "extended L2"},
@@ -289,7 +288,7 @@ TEST(Create, RefusesFeaturesThatAreMissingByName) {
       {"encrypt.key-secret=s", "encryption"},
       {"compression_type=zstd", "zstd compression"},
   };
-  for (const auto& c : kCases) {
+  for (const auto& c : cases) {
     const absl::Status status =
         plan_create(to_options({512, c.options, "", ""})).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented)

@@ -280,7 +280,7 @@ TEST(Header, RefusesFeaturesThatAreMissingByName) {
     const char* message;
     std::function<void(Header*)> apply;
     bool only_for_writing;
-  } kCases[] = {
+  } cases[] = {
       {"snapshots", [](Header* h) { h->snapshot_count = 1; }, false},
       {"bitmaps", [](Header* h) { h->autoclear_features = kAutoclearBitmaps; },
        false},
@@ -305,7 +305,7 @@ TEST(Header, RefusesFeaturesThatAreMissingByName) {
        [](Header* h) { h->incompatible_features = kIncompatibleCorrupt; },
        true},
   };
-  for (const auto& c : kCases) {
+  for (const auto& c : cases) {
     SCOPED_TRACE(c.message);
     Header header = good;
     c.apply(&header);

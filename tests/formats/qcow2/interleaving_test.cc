@@ -690,7 +690,7 @@ TEST(NoWaiting, RequestsProceedWhileAFlushSyncs) {
     stop->wait_until_reached();
     EXPECT_TRUE(image.reads_as(cluster(0), 1));
     EXPECT_TRUE(image.write(cluster(0), 1).ok());
-    const auto fresh = static_cast<uint64_t>(10 + nth);
+    const auto fresh = uint64_t{10} + static_cast<uint64_t>(nth);
     EXPECT_TRUE(image.write(cluster(fresh), 3).ok());
     EXPECT_TRUE(image.reads_as(cluster(fresh), 3));
     EXPECT_TRUE(image.discard(cluster(fresh)).ok());
