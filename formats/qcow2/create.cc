@@ -163,12 +163,17 @@ absl::Status read_unsupported(OptionReader* reader) {
     if (reader->take(feature.option).has_value())
       return refuse(feature.option, feature.name);
   }
-  const std::string compression =
-      reader->take("compression_type").value_or("zlib");
-  if (compression == "zstd")
-    return refuse("compression_type", "zstd compression");
-  if (compression != "zlib")
-    return no_such_value("compression_type", compression);
+  return absl::OkStatus();
+}
+
+absl::Status read_compression_type(OptionReader* reader, Header* header) {
+  const std::string value = reader->take("compression_type").value_or("zlib");
+  if (value == "zlib") return absl::OkStatus();
+  if (value != "zstd") return no_such_value("compression_type", value);
+  if (header->version == kVersion2)
+    return absl::InvalidArgumentError("compression_type=zstd needs compat=1.1");
+  header->compression_type = kCompressionZstd;
+  header->incompatible_features |= kIncompatibleCompressionType;
   return absl::OkStatus();
 }
 
@@ -472,6 +477,7 @@ absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options) {
   OptionReader reader(options.options);
   absl::Status status = read_version(&reader, &plan.header);
   if (status.ok()) status = read_unsupported(&reader);
+  if (status.ok()) status = read_compression_type(&reader, &plan.header);
   if (status.ok()) status = read_cluster_size(&reader, &plan.header);
   if (status.ok()) status = read_refcount_bits(&reader, &plan.header);
   if (status.ok()) status = read_lazy_refcounts(&reader, &plan.header);

@@ -65,7 +65,8 @@ absl::StatusOr<InflatedCopies::Copy> DataReader::inflate(L2Entry entry) {
   if (!status.ok()) return status;
   auto cluster =
       std::make_shared<std::vector<uint8_t>>(image_.geometry().cluster_bytes());
-  status = inflate_cluster(compressed, absl::MakeSpan(*cluster));
+  status = inflate_cluster(image_.header().compression_type, compressed,
+                           absl::MakeSpan(*cluster));
   if (!status.ok()) {
     return absl::DataLossError(
         absl::StrCat(status.message(), ", at host offset ", extent.host.bytes));

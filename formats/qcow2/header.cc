@@ -459,8 +459,6 @@ absl::Status check_supported(const Header& header, bool read_only) {
   if (header.has_data_file()) return unsupported("an external data file");
   if (header.extended_l2())
     return unsupported("extended L2 entries (subclusters)");
-  if (header.compression_type == kCompressionZstd)
-    return unsupported("zstd compression");
   if (header.crypt_method == kCryptAes) return unsupported("AES encryption");
   if (header.crypt_method == kCryptLuks) return unsupported("LUKS encryption");
   if (header.snapshot_count > 0) return unsupported("internal snapshots");

@@ -1,12 +1,15 @@
 #include "formats/qcow2/inflate.h"
 
 #include <zlib.h>
+#include <zstd.h>
 
 #include <algorithm>
+#include <memory>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "formats/qcow2/layout.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -15,10 +18,8 @@ namespace {
 // the largest that the method has reads them all.
 constexpr int kRawDeflateWindowBits = -15;
 
-}  // namespace
-
-absl::Status inflate_cluster(absl::Span<const uint8_t> compressed,
-                             absl::Span<uint8_t> cluster) {
+absl::Status inflate_zlib(absl::Span<const uint8_t> compressed,
+                          absl::Span<uint8_t> cluster) {
   z_stream stream = {};
   if (inflateInit2(&stream, kRawDeflateWindowBits) != Z_OK) {
     return absl::ResourceExhaustedError(
@@ -48,6 +49,49 @@ absl::Status inflate_cluster(absl::Span<const uint8_t> compressed,
       "a compressed cluster of ", compressed.size(), " bytes inflates to ",
       is_too_long ? "more than " : "", inflated, " of ", cluster.size(),
       " bytes (zlib result ", result, ")"));
+}
+
+// Frame by frame, until the cluster is full.  A frame that is there whole is
+// inflated right into the cluster, so the window that its header asks for is
+// never allocated.
+absl::Status inflate_zstd(absl::Span<const uint8_t> compressed,
+                          absl::Span<uint8_t> cluster) {
+  const std::unique_ptr<ZSTD_DCtx, size_t (*)(ZSTD_DCtx*)> context(
+      ZSTD_createDCtx(), &ZSTD_freeDCtx);
+  if (context == nullptr) {
+    return absl::ResourceExhaustedError(
+        "no memory to inflate a compressed cluster");
+  }
+  size_t inflated = 0;
+  for (size_t at = 0; inflated < cluster.size();) {
+    const absl::Span<const uint8_t> rest = compressed.subspan(at);
+    size_t result = ZSTD_findFrameCompressedSize(rest.data(), rest.size());
+    const size_t frame_bytes = result;
+    if (!ZSTD_isError(result)) {
+      result = ZSTD_decompressDCtx(context.get(), cluster.data() + inflated,
+                                   cluster.size() - inflated, rest.data(),
+                                   frame_bytes);
+    }
+    if (ZSTD_isError(result)) {
+      return absl::DataLossError(absl::StrCat(
+          "a compressed cluster of ", compressed.size(),
+          " bytes does not inflate to ", cluster.size(), " bytes (after ",
+          inflated, ": zstd says ", ZSTD_getErrorName(result), ")"));
+    }
+    inflated += result;
+    at += frame_bytes;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status inflate_cluster(uint8_t compression_type,
+                             absl::Span<const uint8_t> compressed,
+                             absl::Span<uint8_t> cluster) {
+  return compression_type == kCompressionZstd
+             ? inflate_zstd(compressed, cluster)
+             : inflate_zlib(compressed, cluster);
 }
 
 InflatedCopies::Copy InflatedCopies::find(L2Entry descriptor) {

@@ -1,7 +1,7 @@
 // Compressed clusters: inflating one, and a few that were inflated lately.
 //
 // qcow2 specification, "Compressed Clusters Descriptor" and "Compression type":
-// type 0 is raw deflate.
+// type 0 is raw deflate, type 1 is zstd.
 //
 // Thread safety: inflate_cluster is a pure function; InflatedCopies as it says.
 #ifndef SPINDLE_FORMATS_QCOW2_INFLATE_H_
@@ -22,10 +22,13 @@
 
 namespace spindle::qcow2 {
 
-// Inflates `compressed` into exactly `cluster`, which bounds the output; what
-// follows the end of the stream is ignored, as the descriptor counts sectors.
+// Inflates `compressed` into exactly `cluster`, which bounds the output and is
+// all the memory that grows with it; what follows the end of the stream is
+// ignored, as the descriptor counts sectors.
+// `compression_type`: of the header, kCompressionZlib or kCompressionZstd.
 // Errors: kDataLoss if the stream is damaged, or does not end exactly there.
-absl::Status inflate_cluster(absl::Span<const uint8_t> compressed,
+absl::Status inflate_cluster(uint8_t compression_type,
+                             absl::Span<const uint8_t> compressed,
                              absl::Span<uint8_t> cluster);
 
 // Inflated clusters, by the descriptor that names them, so that a sequential

@@ -259,7 +259,8 @@ ImageInfo Qcow2Driver::info() const {
   info.backing_format = header.backing_format;
   info.format_specific = {
       {"compat", header.version >= kVersion3 ? "1.1" : "0.10"},
-      {"compression type", "zlib"}};
+      {"compression type",
+       header.compression_type == kCompressionZstd ? "zstd" : "zlib"}};
   if (header.version >= kVersion3) {
     info.format_specific.emplace_back(
         "lazy refcounts", header.lazy_refcounts() ? "true" : "false");

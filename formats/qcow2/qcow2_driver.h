@@ -1,6 +1,6 @@
 // The qcow2 driver: map, pin, transfer, unpin.
 //
-// Versions 2 and 3; backing files; zero and (zlib) compressed clusters.  What
+// Versions 2 and 3; backing files; zero clusters; clusters compressed by zlib or zstd.  What
 // the parts do stands in their headers; this is where a driver call becomes one
 // of theirs, inside the gate.
 #ifndef SPINDLE_FORMATS_QCOW2_QCOW2_DRIVER_H_

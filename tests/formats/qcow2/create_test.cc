@@ -286,7 +286,6 @@ TEST(Create, RefusesFeaturesThatAreMissingByName) {
       {"encryption=on", "encryption"},
       {"encrypt.format=luks", "encryption"},
       {"encrypt.key-secret=s", "encryption"},
-      {"compression_type=zstd", "zstd compression"},
   };
   for (const auto& c : cases) {
     const absl::Status status =
@@ -294,6 +293,25 @@ TEST(Create, RefusesFeaturesThatAreMissingByName) {
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented)
         << c.options << ": " << status;
     EXPECT_NE(status.message().find(c.message), std::string::npos) << status;
+  }
+}
+
+TEST(Create, CompressionTypeIsQemus) {
+  for (const char* options :
+       {"compression_type=zlib", "compression_type=zstd",
+        "compression_type=zstd,cluster_size=512",
+        "compression_type=zstd,cluster_size=2M,lazy_refcounts=on",
+        "compression_type=zstd,preallocation=metadata"}) {
+    expect_same({1 << 20, options, "", ""});
+  }
+}
+
+TEST(Create, RefusesACompressionTypeThatTheVersionHasNot) {
+  for (const char* options :
+       {"compression_type=zstd,compat=0.10", "compression_type=lz4"}) {
+    const absl::Status status =
+        plan_create(to_options({512, options, "", ""})).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
   }
 }
 

@@ -293,8 +293,6 @@ TEST(Header, RefusesFeaturesThatAreMissingByName) {
       {"extended L2",
        [](Header* h) { h->incompatible_features = kIncompatibleExtendedL2; },
        false},
-      {"zstd", [](Header* h) { h->compression_type = kCompressionZstd; },
-       false},
       {"AES", [](Header* h) { h->crypt_method = kCryptAes; }, false},
       {"LUKS", [](Header* h) { h->crypt_method = kCryptLuks; }, false},
       {"bit 40",

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 #include <zlib.h>
+#include <zstd.h>
 
 #include <cstdint>
 #include <memory>
@@ -10,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/types/span.h"
+#include "formats/qcow2/layout.h"
 #include "tests/support/seed.h"
 
 namespace spindle::qcow2 {
@@ -44,7 +46,8 @@ Bytes pattern(size_t bytes) {
 
 absl::Status inflate_into(const Bytes& compressed, Bytes* cluster) {
   cluster->assign(kClusterBytes, 0xee);
-  return inflate_cluster(compressed, absl::MakeSpan(*cluster));
+  return inflate_cluster(kCompressionZlib, compressed,
+                         absl::MakeSpan(*cluster));
 }
 
 TEST(InflateCluster, InflatesExactlyACluster) {
@@ -110,6 +113,95 @@ TEST(InflateCluster, SurvivesDamage) {
   }
   const Bytes noise(1000, 0xff);
   EXPECT_TRUE(absl::IsDataLoss(inflate_into(noise, &cluster)));
+}
+
+// ---- zstd -------------------------------------------------------------------
+
+Bytes zstd_frame(const Bytes& plain, bool names_size = true) {
+  ZSTD_CCtx* const context = ZSTD_createCCtx();
+  ZSTD_CCtx_setParameter(context, ZSTD_c_contentSizeFlag, names_size ? 1 : 0);
+  Bytes out(ZSTD_compressBound(plain.size()));
+  const size_t bytes = ZSTD_compress2(context, out.data(), out.size(),
+                                      plain.data(), plain.size());
+  EXPECT_FALSE(ZSTD_isError(bytes));
+  ZSTD_freeCCtx(context);
+  out.resize(bytes);
+  return out;
+}
+
+absl::Status inflate_zstd_into(const Bytes& compressed, Bytes* cluster) {
+  cluster->assign(kClusterBytes, 0xee);
+  return inflate_cluster(kCompressionZstd, compressed,
+                         absl::MakeSpan(*cluster));
+}
+
+TEST(InflateZstd, InflatesExactlyAClusterAndIgnoresWhatFollows) {
+  const Bytes plain = pattern(kClusterBytes);
+  Bytes compressed = zstd_frame(plain);
+  Bytes cluster;
+  ASSERT_TRUE(inflate_zstd_into(compressed, &cluster).ok());
+  EXPECT_EQ(cluster, plain);
+  compressed.insert(compressed.end(), 511, 0xff);
+  ASSERT_TRUE(inflate_zstd_into(compressed, &cluster).ok());
+  EXPECT_EQ(cluster, plain);
+}
+
+// A window of 2 GiB: what it says is not what is allocated.
+TEST(InflateZstd, TakesAFrameWithoutItsSizeAndWithAHugeWindow) {
+  const Bytes plain = pattern(kClusterBytes);
+  Bytes compressed = zstd_frame(plain, /*names_size=*/false);
+  constexpr size_t kFrameHeaderDescriptor = 4;
+  constexpr size_t kWindowDescriptor = 5;
+  ASSERT_EQ(compressed[kFrameHeaderDescriptor] & 0xe0, 0);
+  compressed[kWindowDescriptor] = (31 - 10) << 3;
+  Bytes cluster;
+  const absl::Status status = inflate_zstd_into(compressed, &cluster);
+  ASSERT_TRUE(status.ok()) << status;
+  EXPECT_EQ(cluster, plain);
+}
+
+TEST(InflateZstd, TakesSeveralFrames) {
+  const Bytes plain = pattern(kClusterBytes);
+  const auto half = plain.begin() + kClusterBytes / 2;
+  Bytes compressed = zstd_frame(Bytes(plain.begin(), half));
+  const Bytes rest = zstd_frame(Bytes(half, plain.end()));
+  compressed.insert(compressed.end(), rest.begin(), rest.end());
+  Bytes cluster;
+  ASSERT_TRUE(inflate_zstd_into(compressed, &cluster).ok());
+  EXPECT_EQ(cluster, plain);
+}
+
+TEST(InflateZstd, RefusesWhatDoesNotEndWithTheCluster) {
+  Bytes cluster;
+  for (size_t bytes :
+       {size_t{0}, kClusterBytes - 1, kClusterBytes + 1, size_t{16} << 20}) {
+    EXPECT_TRUE(absl::IsDataLoss(
+        inflate_zstd_into(zstd_frame(pattern(bytes)), &cluster)))
+        << bytes;
+  }
+  EXPECT_TRUE(absl::IsDataLoss(inflate_zstd_into({}, &cluster)));
+  EXPECT_TRUE(absl::IsDataLoss(inflate_zstd_into(Bytes(512), &cluster)));
+  // The other type's.
+  EXPECT_TRUE(absl::IsDataLoss(
+      inflate_zstd_into(deflate_bytes(pattern(kClusterBytes)), &cluster)));
+}
+
+TEST(InflateZstd, RefusesEveryTruncationAndSurvivesDamage) {
+  const Bytes compressed = zstd_frame(pattern(kClusterBytes));
+  Bytes cluster;
+  for (size_t length = 0; length < compressed.size(); ++length) {
+    const Bytes cut(compressed.begin(),
+                    compressed.begin() + static_cast<ptrdiff_t>(length));
+    ASSERT_TRUE(absl::IsDataLoss(inflate_zstd_into(cut, &cluster))) << length;
+  }
+  std::mt19937_64 random(testing::test_seed());
+  for (int i = 0; i < 3000; ++i) {
+    Bytes damaged = compressed;
+    for (int flips = 0; flips < 1 + i % 5; ++flips)
+      damaged[random() % damaged.size()] ^= 1u << (random() % 8);
+    const absl::Status status = inflate_zstd_into(damaged, &cluster);
+    EXPECT_TRUE(status.ok() || absl::IsDataLoss(status)) << status;
+  }
 }
 
 // ---- InflatedCopies ---------------------------------------------------------

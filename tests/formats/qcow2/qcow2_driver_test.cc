@@ -123,7 +123,6 @@ TEST(Qcow2Open, RefusesFeaturesByNameAndTouchesNothing) {
        made_by({create(path, absl::StrCat("data_file=", path, ".data"))}, path),
        false},
       {"extended l2", made_by({create(path, "extended_l2=on")}, path), false},
-      {"zstd", made_by({create(path, "compression_type=zstd")}, path), false},
       {"luks", luks, false},
       {"aes", aes, false},
       {"dirty", with_dirty_bit, true},

@@ -99,7 +99,7 @@ TEST(Qcow2Format, RefusesOptionsBeforeItTouchesTheFile) {
       {"compat", "0.9", absl::StatusCode::kInvalidArgument},
       {"preallocation", "some", absl::StatusCode::kInvalidArgument},
       {"no_such", "1", absl::StatusCode::kInvalidArgument},
-      {"compression_type", "zstd", absl::StatusCode::kUnimplemented},
+      {"compression_type", "lz4", absl::StatusCode::kInvalidArgument},
       {"extended_l2", "on", absl::StatusCode::kUnimplemented},
       {"encryption", "on", absl::StatusCode::kUnimplemented},
       {"data_file", "x", absl::StatusCode::kUnimplemented},
