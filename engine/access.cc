@@ -29,8 +29,12 @@ absl::string_view purpose_name(Purpose purpose) {
       return "l2_load";
     case Purpose::kL2Update:
       return "l2_update";
+    case Purpose::kL2AllocCowRead:
+      return "l2_alloc_cow_read";
     case Purpose::kL2AllocWrite:
       return "l2_alloc_write";
+    case Purpose::kSnapshotUpdate:
+      return "snapshot_update";
     case Purpose::kReftableLoad:
       return "reftable_load";
     case Purpose::kReftableGrow:

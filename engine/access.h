@@ -28,7 +28,9 @@ enum class Purpose : uint8_t {
   kL1Update,
   kL2Load,
   kL2Update,
-  kL2AllocWrite,  // a new L2 table is zeroed
+  kL2AllocCowRead,  // an L2 table that a snapshot shares is read, ...
+  kL2AllocWrite,    // a new L2 table is zeroed, or becomes its copy
+  kSnapshotUpdate,  // a snapshot's L1 table, or the snapshot table, is written
   kReftableLoad,
   kReftableGrow,
   kReftableUpdate,

@@ -393,6 +393,60 @@ Allocator::Step Allocator::change_refcounts_locked(HostClusters clusters,
   return Step::done();
 }
 
+Allocator::Step Allocator::add_references_locked(HostClusters clusters) {
+  HeldSlices slices;
+  Step step = prepare_slices_locked(clusters, &slices);
+  if (step.need != Step::Need::kNothing) return step;
+  // Looked at as a whole before any is changed.
+  const uint64_t per_slice = entries_per_slice();
+  size_t slice_index = 0;
+  for (uint64_t cluster = clusters.first; cluster < clusters.end();
+       ++slice_index) {
+    Slice* const slice = slices[slice_index].get();
+    const uint64_t slice_end =
+        std::min(clusters.end(), align_down(cluster, per_slice) + per_slice);
+    MetadataReaderLock lock(&slice->mutex);
+    for (; cluster < slice_end; ++cluster) {
+      const uint64_t value = load_refcount(
+          slice->bytes(), geometry_.refcount_order, cluster % per_slice);
+      if (value == 0) {
+        return Step::failed(absl::DataLossError(absl::StrCat(
+            "host cluster ", cluster, " is in use but has refcount 0")));
+      }
+      if (value == geometry_.max_refcount()) {
+        return Step::failed(absl::ResourceExhaustedError(
+            absl::StrCat("the refcount of host cluster ", cluster, " is ",
+                         value, ", which is all that ",
+                         geometry_.refcount_bits(), "-bit refcounts can say")));
+      }
+    }
+  }
+  return change_refcounts_locked(clusters, 1);
+}
+
+Allocator::Step Allocator::with_slices(absl::FunctionRef<Step()> attempt) {
+  HeldSlices held;
+  while (true) {
+    Step step = attempt();
+    if (step.need != Step::Need::kSlice) return step;
+    absl::Status status = load_slice(step.slice, &held);
+    if (!status.ok()) return Step::failed(std::move(status));
+  }
+}
+
+absl::Status Allocator::add_references(HostClusters clusters) {
+  const Step step = with_slices([&] {
+    MetadataLock lock(&mutex_);
+    return add_references_locked(clusters);
+  });
+  if (step.need == Step::Need::kBlock) {
+    return absl::DataLossError(
+        absl::StrCat("host cluster ", clusters.first,
+                     " is in use but no refcount block covers it"));
+  }
+  return step.status;
+}
+
 absl::Status Allocator::change_refcounts(HostClusters clusters, int delta) {
   HeldSlices held;
   while (true) {

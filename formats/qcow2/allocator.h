@@ -103,6 +103,12 @@ class Allocator {
   absl::StatusOr<Allocation> allocate_at(uint64_t first, uint64_t count)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // Counts one more reference to each of `clusters`, which are in use.
+  // Errors: kResourceExhausted if a count would pass the format's limit,
+  // kDataLoss if one is zero; no count has changed then.
+  absl::Status add_references(HostClusters clusters)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Takes back clusters of allocate() that no table entry ever named.
   void free_unpublished(HostClusters clusters) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -191,6 +197,8 @@ class Allocator {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Step change_refcounts_locked(HostClusters clusters, int delta)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Step add_references_locked(HostClusters clusters)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   bool is_reserved_locked(uint64_t cluster) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Raises one of the two marks below.
@@ -234,6 +242,9 @@ class Allocator {
 
   absl::Status reclaim_ready() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status change_refcounts(HostClusters clusters, int delta)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // Repeats `attempt`, which needs slices of blocks that exist.
+  Step with_slices(absl::FunctionRef<Step()> attempt)
       ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status load_slice(HostOffset slice, HeldSlices* held);
 

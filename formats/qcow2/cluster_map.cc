@@ -41,18 +41,25 @@ absl::Status ClusterMap::check_entry(GuestOffset guest, L2Entry entry) const {
       geometry_.cluster_bytes()));
 }
 
+absl::Status ClusterMap::check_table(uint64_t l1_index,
+                                     HostOffset table) const {
+  if (is_aligned(table.bytes, geometry_.cluster_bytes()) &&
+      !parts_.allocator->is_beyond_high_water(
+          {geometry_.cluster_index(table.bytes), 1})) {
+    return absl::OkStatus();
+  }
+  return absl::DataLossError(absl::StrCat(
+      "L1 entry ", l1_index, " names an L2 table at host offset ", table.bytes,
+      ", which is not a multiple of the cluster size ",
+      geometry_.cluster_bytes(), " or lies beyond the end of the file"));
+}
+
 absl::StatusOr<HostOffset> ClusterMap::slice_host(GuestOffset guest) const {
   const uint64_t l1_index = geometry_.l1_index(guest);
   const HostOffset table = parts_.l1->l2_table(l1_index);
   if (table.bytes == 0) return table;
-  if (!is_aligned(table.bytes, geometry_.cluster_bytes()) ||
-      parts_.allocator->is_beyond_high_water(
-          {geometry_.cluster_index(table.bytes), 1})) {
-    return absl::DataLossError(absl::StrCat(
-        "L1 entry ", l1_index, " names an L2 table at host offset ",
-        table.bytes, ", which is not a multiple of the cluster size ",
-        geometry_.cluster_bytes(), " or lies beyond the end of the file"));
-  }
+  if (absl::Status legal = check_table(l1_index, table); !legal.ok())
+    return legal;
   const uint64_t into_table = geometry_.l2_index(guest) * kL2EntryBytes;
   return HostOffset{table.bytes +
                     align_down(into_table, geometry_.slice_bytes)};
@@ -153,32 +160,62 @@ absl::StatusOr<SliceRef> ClusterMap::slice_if_present(GuestOffset guest) {
 
 absl::StatusOr<SliceRef> ClusterMap::slice_for_update(GuestOffset guest) {
   const uint64_t l1_index = geometry_.l1_index(guest);
-  if (parts_.l1->l2_table(l1_index).bytes == 0 &&
-      parts_.l1->begin_create(l1_index)) {
-    absl::Status status = create_table(l1_index);
+  if (!parts_.l1->is_own(l1_index) && parts_.l1->begin_create(l1_index)) {
+    absl::Status status = make_own_table(l1_index);
     if (!status.ok()) return status;
   }
   absl::StatusOr<SliceRef> slice = slice_if_present(guest);
-  if (slice.ok() && !*slice) {
-    // Another thread tried to create the table, and failed.
+  if (slice.ok() && (!*slice || !parts_.l1->is_own(l1_index))) {
+    // Another thread tried to make the table, and failed.
     return absl::UnavailableError(absl::StrCat(
         "the L2 table of guest offset ", guest.bytes, " could not be created"));
   }
   return slice;
 }
 
-absl::Status ClusterMap::create_table(uint64_t l1_index) {
-  absl::StatusOr<Allocator::Allocation> table = parts_.allocator->allocate(1);
+absl::StatusOr<SliceRef> ClusterMap::slice_for_update_if_present(
+    GuestOffset guest) {
+  if (parts_.l1->l2_table(geometry_.l1_index(guest)).bytes == 0)
+    return SliceRef();
+  return slice_for_update(guest);
+}
+
+absl::Status ClusterMap::fill_table(const Allocator::Allocation& table,
+                                    ByteRange range, HostOffset old) {
+  if (old.bytes == 0) {
+    return table.reads_as_zeroes
+               ? absl::OkStatus()
+               : parts_.file->write_zeroes(Purpose::kL2AllocWrite, range, {});
+  }
+  // A shared table does not change.
+  std::vector<uint8_t> bytes(range.length);
+  absl::Status status = parts_.file->read(
+      Purpose::kL2AllocCowRead, bytes.data(), bytes.size(), old.bytes);
+  if (!status.ok()) return status;
+  return parts_.file->write(Purpose::kL2AllocWrite, bytes.data(), bytes.size(),
+                            range.offset);
+}
+
+absl::StatusOr<Allocator::Allocation> ClusterMap::allocate_table(
+    uint64_t l1_index, HostOffset old) {
+  if (old.bytes != 0) {
+    const absl::Status legal = check_table(l1_index, old);
+    if (!legal.ok()) return parts_.corruption->report(legal.message());
+  }
+  return parts_.allocator->allocate(1);
+}
+
+absl::Status ClusterMap::make_own_table(uint64_t l1_index) {
+  const HostOffset old = parts_.l1->l2_table(l1_index);
+  absl::StatusOr<Allocator::Allocation> table = allocate_table(l1_index, old);
   absl::Status status = table.status();
   ByteRange range;
   if (status.ok()) {
     range = {geometry_.cluster_offset(table->clusters.first),
              geometry_.cluster_bytes()};
-    // Published only when it reads as zeroes, so that no reader, and after a
+    // Published only when it has its content, so that no reader, and after a
     // crash no durable L1 entry, finds anything else there.
-    if (!table->reads_as_zeroes) {
-      status = parts_.file->write_zeroes(Purpose::kL2AllocWrite, range, {});
-    }
+    status = fill_table(*table, range, old);
     if (!status.ok()) parts_.allocator->free_unpublished(table->clusters);
   }
   if (status.ok()) {
@@ -187,6 +224,10 @@ absl::Status ClusterMap::create_table(uint64_t l1_index) {
   }
   if (status.ok()) parts_.allocator->note_published(table->clusters);
   parts_.l1->end_create(l1_index, HostOffset{status.ok() ? range.offset : 0});
+  if (status.ok() && old.bytes != 0) {
+    parts_.extents->remove({old.bytes, geometry_.cluster_bytes()});
+    parts_.pending->add_dropped({geometry_.cluster_index(old.bytes), 1});
+  }
   return status;
 }
 

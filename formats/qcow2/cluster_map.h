@@ -48,6 +48,7 @@ class ClusterMap {
     Corruption* corruption;
     ByteChannel* file;
     MetadataExtents* extents;
+    PendingFrees* pending;
   };
 
   explicit ClusterMap(Parts parts)
@@ -62,11 +63,11 @@ class ClusterMap {
   // The same without I/O: false if a slice would have to be read, or on error.
   bool try_lookup(GuestOffset guest, uint64_t max_bytes, MappedRun* run);
 
-  // The slice that holds the entry of `guest`, creating the L2 table if there
-  // is none.
+  // The slice that holds the entry of `guest`, to be changed: creates the L2
+  // table if there is none, and copies one that a snapshot shares.
   absl::StatusOr<SliceRef> slice_for_update(GuestOffset guest);
-  // The slice, or an empty reference if there is no L2 table.
-  absl::StatusOr<SliceRef> slice_if_present(GuestOffset guest);
+  // The same, but an empty reference if there is no L2 table.
+  absl::StatusOr<SliceRef> slice_for_update_if_present(GuestOffset guest);
 
   // The index of guest's entry within its slice, and how many guest bytes from
   // `guest` on the slice covers.
@@ -87,7 +88,14 @@ class ClusterMap {
                               MappedRun* run) const;
   absl::Status describe(GuestOffset guest, uint64_t max_bytes, Slice* slice,
                         MappedRun* run);
-  absl::Status create_table(uint64_t l1_index);
+  absl::StatusOr<SliceRef> slice_if_present(GuestOffset guest);
+  absl::Status check_table(uint64_t l1_index, HostOffset table) const;
+  absl::Status make_own_table(uint64_t l1_index);
+  absl::StatusOr<Allocator::Allocation> allocate_table(uint64_t l1_index,
+                                                       HostOffset old);
+  // Gives `table`, just allocated, its content: zeroes, or that of `old`.
+  absl::Status fill_table(const Allocator::Allocation& table, ByteRange range,
+                          HostOffset old);
 
   const Parts parts_;
   const Geometry& geometry_;

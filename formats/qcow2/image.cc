@@ -54,7 +54,7 @@ Image::Image(std::shared_ptr<BlockDriver> file,
                   file_.child().capabilities().has(Capability::kGrows)}),
       rounds_({&file_, &l2_tables_, &refblocks_, &l1_, &allocator_, &pending_}),
       map_({&geometry_, &l1_, &l2_tables_, &allocator_, &in_flight_,
-            &corruption_, &file_, &extents_}) {}
+            &corruption_, &file_, &extents_, &pending_}) {}
 
 absl::StatusOr<std::unique_ptr<Image>> Image::open(
     std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,

@@ -36,10 +36,31 @@ HostOffset L1Table::l2_table(uint64_t index) const {
                     kL1OffsetMask};
 }
 
+bool L1Table::is_own(uint64_t index) const {
+  const uint64_t entry = raw_entry(index);
+  return (entry & kEntryCopied) != 0 && (entry & kL1OffsetMask) != 0;
+}
+
+void L1Table::set_own(uint64_t index, bool own) {
+  const uint64_t before = raw_entry(index);
+  const uint64_t after = own ? before | kEntryCopied : before & ~kEntryCopied;
+  if (after == before) return;
+  entries_[index].store(after, std::memory_order_release);
+  MetadataLock lock(&mutex_);
+  dirty_.insert(index);
+}
+
+void L1Table::replace(const std::vector<uint64_t>& raw_entries) {
+  for (uint64_t i = 0; i < entry_count_; ++i) {
+    entries_[i].store(i < raw_entries.size() ? raw_entries[i] : 0,
+                      std::memory_order_release);
+  }
+}
+
 bool L1Table::begin_create(uint64_t index) {
   MetadataLock lock(&mutex_);
   while (true) {
-    if (l2_table(index).bytes != 0) return false;
+    if (is_own(index)) return false;
     if (std::find(creating_.begin(), creating_.end(), index) == creating_.end())
       break;
     mutex_.wait(&created_);

@@ -1,9 +1,10 @@
 // L1Table: the L1 table in memory, whole.
 //
-// Entries are read without a lock.  A missing L2 table is created by one thread
-// while others that need the same one wait; the entry is published when the new
-// table's cluster reads as zeroes.  Changed entries reach the disk in flush
-// rounds, after the tables that they name.
+// Entries are read without a lock.  An L2 table that is missing, or that a
+// snapshot shares, is made by one thread while others that need the same one
+// wait; the entry is published when the new table's cluster has its content.
+// Changed entries reach the disk in flush rounds, after the tables that they
+// name.
 //
 // Thread safety: every method, from any thread, except where it says otherwise.
 #ifndef SPINDLE_FORMATS_QCOW2_L1_TABLE_H_
@@ -41,12 +42,32 @@ class L1Table {
   // are masked.  REQUIRES: index < entry_count().
   HostOffset l2_table(uint64_t index) const;
 
-  // Makes the caller the one who creates the L2 table of `index`: true.  False:
-  // the table exists (perhaps because somebody else has just created it).
-  // Waits for another creator.  After true, the caller calls end_create().
+  // True if there is an L2 table, and no snapshot shares it: its entries may be
+  // changed.
+  bool is_own(uint64_t index) const;
+  // The entry as the disk has it, but for the byte order.
+  uint64_t raw_entry(uint64_t index) const {
+    return entries_[index].load(std::memory_order_acquire);
+  }
+
+  // Makes the caller the one who creates the L2 table of `index`, or a copy of
+  // the shared one: true.  False: is_own() (perhaps because somebody else has
+  // just made it).  Waits for another creator.  After true, the caller calls
+  // end_create().
   bool begin_create(uint64_t index);
   // Publishes the new table, or, with offset 0, gives up.
   void end_create(uint64_t index, HostOffset l2_table);
+
+  // ---- While nothing else uses the table (the gate is closed) --------------
+
+  // Marks whether a snapshot shares the L2 table of `index`.
+  void set_own(uint64_t index, bool own);
+  // Takes the first entries from `raw_entries`, and clears the others; the disk
+  // has them already.  REQUIRES: no more than entry_count(), nothing changed
+  // that has not reached the disk.
+  void replace(const std::vector<uint64_t>& raw_entries);
+
+  // ---- For the flush round -------------------------------------------------
 
   // Runs of changed entries, as bytes for the disk; they count as unchanged
   // from then on.  One caller at a time (the flush round).

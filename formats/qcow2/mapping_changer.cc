@@ -134,9 +134,9 @@ absl::Status MappingChanger::change_in_slice(ByteRange clusters,
   const auto leave = [&] {
     image_.first_writes().finish(std::move(ticket), /*succeeded=*/false, [] {});
   };
-  absl::StatusOr<SliceRef> slice = create_tables
-                                       ? image_.map().slice_for_update(guest)
-                                       : image_.map().slice_if_present(guest);
+  absl::StatusOr<SliceRef> slice =
+      create_tables ? image_.map().slice_for_update(guest)
+                    : image_.map().slice_for_update_if_present(guest);
   if (!slice.ok() || !*slice) {
     leave();
     return slice.status();

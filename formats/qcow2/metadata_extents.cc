@@ -18,6 +18,10 @@ absl::string_view metadata_kind_name(MetadataKind kind) {
       return "refcount table";
     case MetadataKind::kRefcountBlock:
       return "refcount block";
+    case MetadataKind::kSnapshotTable:
+      return "snapshot table";
+    case MetadataKind::kSnapshotL1Table:
+      return "snapshot's L1 table";
   }
   return "metadata";
 }
@@ -36,6 +40,7 @@ absl::Status MetadataExtents::add(MetadataKind kind, ByteRange range) {
 }
 
 void MetadataExtents::remove(ByteRange range) {
+  if (range.empty()) return;
   MetadataLock lock(&mutex_);
   extents_.erase(range.offset);
 }

@@ -27,7 +27,9 @@ enum class MetadataKind : uint8_t {
   kL1Table,
   kL2Table,
   kRefcountTable,
-  kRefcountBlock
+  kRefcountBlock,
+  kSnapshotTable,
+  kSnapshotL1Table,
 };
 absl::string_view metadata_kind_name(MetadataKind kind);
 

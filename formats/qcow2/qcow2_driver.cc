@@ -18,6 +18,7 @@
 #include "formats/qcow2/image.h"
 #include "formats/qcow2/mapping_changer.h"
 #include "formats/qcow2/runtime_options.h"
+#include "formats/qcow2/snapshots.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -61,6 +62,11 @@ class Qcow2Driver final : public BlockDriver {
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) override;
   absl::StatusOr<BlockStatus> block_status(ByteRange range,
                                            BlockStatusScope scope) override;
+  absl::StatusOr<std::vector<SnapshotInfo>> list_snapshots() override;
+  absl::StatusOr<SnapshotInfo> create_snapshot(
+      const SnapshotInfo& wanted) override;
+  absl::Status apply_snapshot(absl::string_view snapshot) override;
+  absl::Status delete_snapshot(absl::string_view snapshot) override;
   absl::Status reopen(const ReopenOptions& options) override;
   absl::Status inactivate() override;
   absl::Status activate() override;
@@ -73,11 +79,19 @@ class Qcow2Driver final : public BlockDriver {
         : image(std::move(opened)),
           reader(image.get()),
           writer(image.get(), &reader),
-          changer(image.get()) {}
+          changer(image.get()),
+          snapshots(image.get()) {}
+    // Before the first write; again is fine.
+    absl::Status prepare_for_writing() {
+      absl::Status status = snapshots.prepare_for_writing();
+      if (status.ok()) status = image->prepare_for_writing();
+      return status.ok() ? snapshots.enter_extents() : status;
+    }
     const std::unique_ptr<Image> image;
     DataReader reader;
     DataWriter writer;
     MappingChanger changer;
+    Snapshots snapshots;
   };
 
   // The part of a transfer that lies within the image: the last sector may not.
@@ -85,6 +99,8 @@ class Qcow2Driver final : public BlockDriver {
     return std::min(qiov.length_bytes(), length_bytes() - sector.byte_offset());
   }
   absl::Status finish_change(absl::Status status);
+  // OK if an operation that has the image to itself may change it.
+  absl::Status may_change() const;
 
   // Gives up and takes again the locks of the files, of all or of none.
   absl::Status inactivate_files();
@@ -120,11 +136,12 @@ absl::Status Qcow2Driver::load(const Header& header) {
   absl::StatusOr<std::unique_ptr<Image>> image =
       Image::open(file_, backing_, header, *runtime, log_);
   if (!image.ok()) return image.status();
+  auto parts = std::make_unique<Parts>(*std::move(image));
   if (!read_only()) {
-    absl::Status status = (*image)->prepare_for_writing();
+    absl::Status status = parts->prepare_for_writing();
     if (!status.ok()) return status;
   }
-  parts_ = std::make_unique<Parts>(*std::move(image));
+  parts_ = std::move(parts);
   header_ = header;
   return absl::OkStatus();
 }
@@ -225,7 +242,7 @@ DriverLimits Qcow2Driver::limits() const {
 }
 
 Capabilities Qcow2Driver::capabilities() const {
-  Capabilities list{Capability::kBlockStatus};
+  Capabilities list{Capability::kBlockStatus, Capability::kSnapshots};
   // What the file must be able to do as well.
   const Capabilities of_file = file_->capabilities();
   for (Capability c :
@@ -320,6 +337,39 @@ absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range,
   return below;
 }
 
+// ---- Snapshots -------------------------------------------------------------
+
+absl::Status Qcow2Driver::may_change() const {
+  if (parts_ == nullptr) return inactive_error();
+  if (read_only()) return absl::PermissionDeniedError("the image is read-only");
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<SnapshotInfo>> Qcow2Driver::list_snapshots() {
+  const Gate::Passage inside(&gate_);
+  if (parts_ == nullptr) return inactive_error();
+  return parts_->snapshots.list();
+}
+
+absl::StatusOr<SnapshotInfo> Qcow2Driver::create_snapshot(
+    const SnapshotInfo& wanted) {
+  const Gate::Closure closed(&gate_);
+  if (absl::Status may = may_change(); !may.ok()) return may;
+  return parts_->snapshots.create(wanted);
+}
+
+absl::Status Qcow2Driver::apply_snapshot(absl::string_view snapshot) {
+  const Gate::Closure closed(&gate_);
+  if (absl::Status may = may_change(); !may.ok()) return may;
+  return parts_->snapshots.apply(snapshot);
+}
+
+absl::Status Qcow2Driver::delete_snapshot(absl::string_view snapshot) {
+  const Gate::Closure closed(&gate_);
+  if (absl::Status may = may_change(); !may.ok()) return may;
+  return parts_->snapshots.remove(snapshot);
+}
+
 // ---- Life cycle ------------------------------------------------------------
 
 absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
@@ -341,7 +391,7 @@ absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
   if (status.ok()) status = image.corruption().writes_allowed();
   if (status.ok()) status = file_->reopen(options);
   if (!status.ok()) return status;
-  status = image.prepare_for_writing();
+  status = parts_->prepare_for_writing();
   if (!status.ok()) {
     file_->reopen(ReopenOptions{.read_only = true}).IgnoreError();
     return status;

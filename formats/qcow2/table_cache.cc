@@ -4,6 +4,7 @@
 #include <cstring>
 #include <new>
 
+#include "absl/base/macros.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
 
@@ -231,6 +232,20 @@ void TableCache::erase_locked(Shard* shard, size_t ring_index) {
   shard->ring.pop_back();
   resident_.fetch_sub(1, std::memory_order_relaxed);
   shard->slices.erase(slice->host_.bytes);
+}
+
+void TableCache::discard(HostOffset host, uint64_t table_bytes) {
+  for (uint64_t at = 0; at < table_bytes; at += slice_bytes_) {
+    const HostOffset slice_host{host.bytes + at};
+    Shard& shard = shard_of(slice_host);
+    MetadataLock lock(&shard.mutex);
+    const auto found = shard.slices.find(slice_host.bytes);
+    if (found == shard.slices.end()) continue;
+    ABSL_ASSERT(found->second->users_.load(std::memory_order_acquire) == 0);
+    const auto in_ring =
+        std::find(shard.ring.begin(), shard.ring.end(), found->second.get());
+    erase_locked(&shard, static_cast<size_t>(in_ring - shard.ring.begin()));
+  }
 }
 
 bool TableCache::wants_write_back() const {

@@ -170,6 +170,10 @@ class TableCache {
   void take_dirty(std::vector<DirtyPiece>* pieces);
   void restore(std::vector<DirtyPiece>* pieces);
 
+  // Forgets the slices of the table at `host`, `table_bytes` long, which no
+  // longer is one.  REQUIRES: none is in use or dirty, nor will be.
+  void discard(HostOffset host, uint64_t table_bytes);
+
   size_t slice_bytes() const { return slice_bytes_; }
   uint64_t capacity_bytes() const { return capacity_slices_ * slice_bytes_; }
   TableCacheCounters counters() const;

@@ -79,7 +79,7 @@ TEST(ClusterMap, TryLookupReadsNothing) {
 TEST(ClusterMap, AMissingTableIsMadeOnceAndReadsAsNothing) {
   OpenImage open(qemu_image_bytes(2048 * kMib, ""));
   const GuestOffset guest{1024 * kMib};
-  EXPECT_FALSE(*open.image->map().slice_if_present(guest));
+  EXPECT_FALSE(*open.image->map().slice_for_update_if_present(guest));
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {

@@ -281,7 +281,6 @@ TEST(Header, RefusesFeaturesThatAreMissingByName) {
     std::function<void(Header*)> apply;
     bool only_for_writing;
   } cases[] = {
-      {"snapshots", [](Header* h) { h->snapshot_count = 1; }, false},
       {"bitmaps", [](Header* h) { h->autoclear_features = kAutoclearBitmaps; },
        false},
       {"bitmaps",

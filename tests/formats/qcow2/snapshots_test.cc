@@ -1,0 +1,263 @@
+#include "formats/qcow2/snapshots.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "engine/block_driver.h"
+#include "engine/format.h"
+#include "engine/image_opener.h"
+#include "engine/io_vector.h"
+#include "engine/sector.h"
+#include "formats/builtin.h"
+#include "tests/support/qemu_tools.h"
+#include "tests/support/seed.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+using testing::ImageFile;
+using testing::qemu_check;
+using testing::qemu_io;
+using testing::run_tool;
+using testing::run_tool_ok;
+using testing::tmpfs_path;
+
+constexpr uint64_t kMib = uint64_t{1} << 20;
+
+absl::StatusOr<std::shared_ptr<BlockDriver>> open_image(
+    const std::string& path, bool read_only = false) {
+  const ImageOpener opener(builtin_drivers(), {});
+  OpenOptions options;
+  options.read_only = read_only;
+  if (!read_only) options.driver_options = {{"reuse", "lowest"}};
+  return opener.open(path, "qcow2", options);
+}
+
+// One step of a history, done by us and by QEMU on an image each.
+struct Step {
+  enum class Kind { kWrite, kZero, kDiscard, kCreate, kApply, kDelete };
+  Kind kind;
+  uint64_t offset = 0;
+  uint64_t length = 0;
+  uint8_t fill = 0;
+  std::string snapshot;
+
+  std::string text() const {
+    static constexpr const char* kNames[] = {"write",  "zero",  "discard",
+                                             "create", "apply", "delete"};
+    return absl::StrCat(kNames[static_cast<int>(kind)], " ", snapshot, " ",
+                        offset, " ", length, " ", fill);
+  }
+};
+
+absl::Status step_by_us(const std::string& path, const Step& step) {
+  auto opened = open_image(path);
+  if (!opened.ok()) return opened.status();
+  BlockDriver& driver = **opened;
+  absl::Status status;
+  const ByteRange range{step.offset, step.length};
+  switch (step.kind) {
+    case Step::Kind::kWrite: {
+      std::vector<uint8_t> bytes(step.length, step.fill);
+      status = driver.write(IoVector(bytes.data(), bytes.size()),
+                            Sector::from_byte_offset(step.offset));
+      break;
+    }
+    case Step::Kind::kZero:
+      status = driver.write_zeroes(range, {});
+      break;
+    case Step::Kind::kDiscard:
+      status = driver.discard(range);
+      break;
+    case Step::Kind::kCreate: {
+      SnapshotInfo wanted;
+      wanted.name = step.snapshot;
+      wanted.date_seconds = 1;
+      status = driver.create_snapshot(wanted).status();
+      break;
+    }
+    case Step::Kind::kApply:
+      status = driver.apply_snapshot(step.snapshot);
+      break;
+    case Step::Kind::kDelete:
+      status = driver.delete_snapshot(step.snapshot);
+      break;
+  }
+  const absl::Status closed = driver.close();
+  return status.ok() ? closed : status;
+}
+
+absl::Status step_by_qemu(const std::string& path, const Step& step) {
+  const ImageFile image{path, "qcow2"};
+  const std::string range = absl::StrCat(step.offset, " ", step.length);
+  const auto snapshot = [&](const char* option) {
+    return run_tool_ok({"qemu-img", "snapshot", option, step.snapshot, path})
+        .status();
+  };
+  switch (step.kind) {
+    case Step::Kind::kWrite:
+      return qemu_io(image, {absl::StrCat("write -P ", step.fill, " ", range)});
+    case Step::Kind::kZero:
+      return qemu_io(image, {absl::StrCat("write -z ", range)});
+    case Step::Kind::kDiscard:
+      return qemu_io(image, {absl::StrCat("discard ", range)});
+    case Step::Kind::kCreate:
+      return snapshot("-c");
+    case Step::Kind::kApply:
+      return snapshot("-a");
+    case Step::Kind::kDelete:
+      return snapshot("-d");
+  }
+  return absl::InternalError("no such step");
+}
+
+// "id name" of each, as qemu-img lists them.
+std::string listed_by_qemu(const std::string& path) {
+  const auto info = run_tool_ok(
+      {"sh", "-c",
+       absl::StrCat("qemu-img snapshot -l ", path,
+                    " | tail -n +3 | awk '{print $1, $2}' | paste -sd,")});
+  return info.ok() ? *info : info.status().ToString();
+}
+
+std::string listed_by_us(const std::string& path) {
+  auto opened = open_image(path, /*read_only=*/true);
+  if (!opened.ok()) return opened.status().ToString();
+  const auto list = (*opened)->list_snapshots();
+  if (!list.ok()) return list.status().ToString();
+  return absl::StrCat(
+      absl::StrJoin(*list, ",",
+                    [](std::string* out, const SnapshotInfo& info) {
+                      absl::StrAppend(out, info.id, " ", info.name);
+                    }),
+      "\n");
+}
+
+// The content of the disk, or of a snapshot, as QEMU reads it.
+std::string content(const std::string& path, const std::string& snapshot = "") {
+  const std::string raw = tmpfs_path("content");
+  std::vector<std::string> command = {"qemu-img", "convert", "-O", "raw"};
+  if (!snapshot.empty()) {
+    command.insert(command.end(),
+                   {"-l", absl::StrCat("snapshot.name=", snapshot)});
+  }
+  command.insert(command.end(), {path, raw});
+  const auto converted = run_tool_ok(command);
+  if (!converted.ok()) return converted.status().ToString();
+  const auto bytes = testing::read_file(raw);
+  ::unlink(raw.c_str());
+  return std::string(bytes->begin(), bytes->end());
+}
+
+struct Variant {
+  const char* options;
+  uint64_t size_bytes;
+  uint32_t cluster_bytes;
+};
+
+class History {
+ public:
+  History(const Variant& variant, uint64_t seed)
+      : variant_(variant), random_(seed) {}
+
+  Step next() {
+    const uint64_t dice = random_() % 20;
+    if (dice < 4 && names_.size() < 5) {
+      names_.push_back(absl::StrCat("s", ++made_));
+      return {Step::Kind::kCreate, 0, 0, 0, names_.back()};
+    }
+    if (dice < 6 && !names_.empty())
+      return {Step::Kind::kApply, 0, 0, 0, any_name()};
+    if (dice < 8 && !names_.empty()) {
+      const std::string name = any_name();
+      std::erase(names_, name);
+      return {Step::Kind::kDelete, 0, 0, 0, name};
+    }
+    const auto fill = static_cast<uint8_t>(random_() % 255 + 1);
+    const uint64_t sectors = variant_.size_bytes / 512;
+    uint64_t first = random_() % sectors * 512;
+    uint64_t length =
+        (random_() % (4 * uint64_t{variant_.cluster_bytes} / 512) + 1) * 512;
+    length = std::min(length, variant_.size_bytes - first);
+    if (dice < 17) return {Step::Kind::kWrite, first, length, fill, ""};
+    first = align(first);
+    length = std::min<uint64_t>((random_() % 4 + 1) * variant_.cluster_bytes,
+                                variant_.size_bytes - first);
+    return {dice < 18 ? Step::Kind::kZero : Step::Kind::kDiscard, first, length,
+            0, ""};
+  }
+  const std::vector<std::string>& names() const { return names_; }
+
+ private:
+  uint64_t align(uint64_t offset) const {
+    return offset / variant_.cluster_bytes * variant_.cluster_bytes;
+  }
+  std::string any_name() { return names_[random_() % names_.size()]; }
+
+  const Variant variant_;
+  std::mt19937_64 random_;
+  std::vector<std::string> names_;
+  int made_ = 0;
+};
+
+class SnapshotHistories : public ::testing::TestWithParam<Variant> {};
+
+TEST_P(SnapshotHistories, AreQemus) {
+  const uint64_t seed = testing::test_seed();
+  const Variant& variant = GetParam();
+  const ImageFile ours{tmpfs_path("ours"), "qcow2"};
+  const ImageFile theirs{tmpfs_path("theirs"), "qcow2"};
+  for (const ImageFile& image : {ours, theirs}) {
+    ASSERT_TRUE(testing::qemu_create({.image = image,
+                                      .size_bytes = variant.size_bytes,
+                                      .options = variant.options,
+                                      .backing = {}})
+                    .ok());
+  }
+  History history(variant, seed);
+  for (int i = 0; i < 40 && !HasFailure(); ++i) {
+    const Step step = history.next();
+    SCOPED_TRACE(absl::StrCat("step ", i, ": ", step.text()));
+    const absl::Status by_us = step_by_us(ours.path, step);
+    const absl::Status by_qemu = step_by_qemu(theirs.path, step);
+    EXPECT_EQ(by_us.ok(), by_qemu.ok()) << by_us << "\n" << by_qemu;
+    const absl::Status clean = qemu_check(ours);
+    EXPECT_TRUE(clean.ok()) << clean;
+    EXPECT_EQ(listed_by_qemu(ours.path), listed_by_qemu(theirs.path));
+    EXPECT_EQ(listed_by_us(ours.path), listed_by_qemu(theirs.path));
+    const absl::Status same = testing::qemu_compare(ours, theirs);
+    EXPECT_TRUE(same.ok()) << same;
+    // Clusters lie where QEMU puts them.
+    const auto our_map = testing::qemu_map(ours);
+    const auto their_map = testing::qemu_map(theirs);
+    ASSERT_TRUE(our_map.ok() && their_map.ok());
+    EXPECT_EQ(testing::placement(*our_map), testing::placement(*their_map));
+  }
+  for (const std::string& name : history.names()) {
+    EXPECT_TRUE(content(ours.path, name) == content(theirs.path, name)) << name;
+  }
+  ::unlink(ours.path.c_str());
+  ::unlink(theirs.path.c_str());
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Variants, SnapshotHistories,
+    ::testing::Values(Variant{"cluster_size=64k", 3 * kMib, 65536},
+                      Variant{"cluster_size=512", 256 << 10, 512},
+                      Variant{"cluster_size=4k,compat=0.10", kMib, 4096},
+                      Variant{"cluster_size=4k,refcount_bits=4", kMib, 4096},
+                      Variant{"cluster_size=4k,refcount_bits=64", kMib, 4096}));
+
+}  // namespace
+}  // namespace spindle::qcow2
