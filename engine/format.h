@@ -47,6 +47,10 @@ struct OpenOptions {
   bool lock = true;
   // Open the backing file, if the image names one.
   bool open_backing = true;
+  // Open what is damaged, or must be repaired before it is written to, for
+  // BlockDriver::check() and nothing else.  Formats that cannot check ignore
+  // it.
+  bool for_check = false;
   // The format was guessed from the content, not stated.  raw then refuses
   // writes that would change what a later guess finds.
   bool probed = false;

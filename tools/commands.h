@@ -16,6 +16,7 @@ namespace spindle {
 // Adds a subcommand to `app` and returns what runs it: the exit code.
 using Command = std::function<int()>;
 Command add_create_command(CLI::App* app);
+Command add_check_command(CLI::App* app);
 Command add_info_command(CLI::App* app);
 Command add_bench_command(CLI::App* app);
 

@@ -25,6 +25,7 @@ int main(int argc, char** argv) {
   using AddCommand = spindle::Command (*)(CLI::App*);
   const std::vector<std::pair<const char*, AddCommand>> adders = {
       {"create", spindle::add_create_command},
+      {"check", spindle::add_check_command},
       {"info", spindle::add_info_command},
       {"bench", spindle::add_bench_command},
   };

@@ -162,11 +162,16 @@ void parse_common_fields(absl::Span<const uint8_t> head, Header* header) {
 // A table must stand on a cluster, behind the header's own cluster and within
 // the file; its last cluster may be cut short by the end of the file.
 absl::Status check_table(const Header& header, const Table& table,
-                         uint64_t file_length_bytes) {
+                         uint64_t file_length_bytes, TableChecks checks) {
   if (!is_aligned(table.offset, header.cluster_size_bytes())) {
     return bad_table(table, "not aligned to the cluster size");
   }
   if (table.length_bytes == 0) return absl::OkStatus();
+  if (checks == TableChecks::kLimitsOnly) {
+    return table.offset <= kMaxHostOffset
+               ? absl::OkStatus()
+               : bad_table(table, "beyond what a file can have");
+  }
   if (table.offset == 0) return bad_table(table, "overlaps the header");
   const std::optional<uint64_t> end =
       checked_add(table.offset, table.length_bytes);
@@ -199,8 +204,8 @@ absl::Status check_l1_table(const Header& header) {
   return absl::OkStatus();
 }
 
-absl::Status check_refcount_table(const Header& header) {
-  if (header.refcount_table_clusters == 0) {
+absl::Status check_refcount_table(const Header& header, TableChecks checks) {
+  if (header.refcount_table_clusters == 0 && checks == TableChecks::kAll) {
     return bad_field("refcount_table_clusters", 0,
                      "the image has no refcount table");
   }
@@ -212,9 +217,10 @@ absl::Status check_refcount_table(const Header& header) {
   return absl::OkStatus();
 }
 
-absl::Status check_tables(const Header& header, uint64_t file_length_bytes) {
+absl::Status check_tables(const Header& header, uint64_t file_length_bytes,
+                          TableChecks checks) {
   if (absl::Status status = check_l1_table(header); !status.ok()) return status;
-  if (absl::Status status = check_refcount_table(header); !status.ok())
+  if (absl::Status status = check_refcount_table(header, checks); !status.ok())
     return status;
   if (header.snapshot_count > kMaxSnapshotCount) {
     return over_limit("nb_snapshots", header.snapshot_count, kMaxSnapshotCount);
@@ -228,9 +234,10 @@ absl::Status check_tables(const Header& header, uint64_t file_length_bytes) {
        uint64_t{header.snapshot_count} * kMinSnapshotEntryBytes},
   };
   for (const Table& table : tables) {
-    absl::Status status = check_table(header, table, file_length_bytes);
+    absl::Status status = check_table(header, table, file_length_bytes, checks);
     if (!status.ok()) return status;
   }
+  if (checks == TableChecks::kLimitsOnly) return absl::OkStatus();
   for (const Table& a : tables) {
     for (const Table& b : tables) {
       if (&a >= &b || a.length_bytes == 0 || b.length_bytes == 0) continue;
@@ -416,7 +423,8 @@ absl::StatusOr<uint64_t> header_read_length(absl::Span<const uint8_t> head,
 }
 
 absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> head,
-                                    uint64_t file_length_bytes) {
+                                    uint64_t file_length_bytes,
+                                    TableChecks checks) {
   const absl::StatusOr<uint64_t> wanted =
       header_read_length(head, file_length_bytes);
   if (!wanted.ok()) return wanted.status();
@@ -441,7 +449,7 @@ absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> head,
     return absl::UnimplementedError(absl::StrCat(
         "qcow2: crypt_method is ", header.crypt_method, ", which is unknown"));
   }
-  if (absl::Status status = check_tables(header, file_length_bytes);
+  if (absl::Status status = check_tables(header, file_length_bytes, checks);
       !status.ok())
     return status;
 
@@ -451,6 +459,10 @@ absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> head,
   absl::Status status = parse_extensions(head, *extensions_end, &header);
   if (!status.ok()) return status;
   return header;
+}
+
+absl::Status check_known(const Header& header) {
+  return check_incompatible_features(header);
 }
 
 absl::Status check_supported(const Header& header, bool read_only) {

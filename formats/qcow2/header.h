@@ -119,13 +119,25 @@ bool looks_like_qcow2(absl::Span<const uint8_t> head);
 absl::StatusOr<uint64_t> header_read_length(absl::Span<const uint8_t> head,
                                             uint64_t file_length_bytes);
 
+// How much of the header's tables must be right.
+enum class TableChecks {
+  kAll,
+  // Alignment and size: for a check, which finds out the rest itself.
+  kLimitsOnly,
+};
+
 // Parses and validates.  `head` is the beginning of the file, with at least
 // header_read_length() bytes.  Tables may end beyond the file's last byte
 // only within its last cluster, where they read as zeroes.
 // Errors: kInvalidArgument if it is not a qcow2 image or `head` is too short,
 // kUnimplemented for an unknown version, kDataLoss for a damaged header.
 absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> head,
-                                    uint64_t file_length_bytes);
+                                    uint64_t file_length_bytes,
+                                    TableChecks checks = TableChecks::kAll);
+
+// Refuses, by name and with kUnimplemented, an image that uses a feature which
+// is not known at all: not even its structure is.
+absl::Status check_known(const Header& header);
 
 // Refuses, by name and with kUnimplemented, an image that uses a feature which
 // Spindle does not have; for writing also an image that must be repaired first.

@@ -144,6 +144,26 @@ inline constexpr uint32_t kSnapshotExtraKnownBytes = 24;
 // "Not recorded".
 inline constexpr uint64_t kSnapshotNoIcount = ~uint64_t{0};
 
+// ---- Section "Bitmaps" ------------------------------------------------------
+
+// The header extension.
+inline constexpr size_t kBitmapsCountOffset = 0;
+inline constexpr size_t kBitmapsDirectorySizeOffset = 8;
+inline constexpr size_t kBitmapsDirectoryOffsetOffset = 16;
+inline constexpr size_t kBitmapsExtensionBytes = 24;
+// A directory entry.
+inline constexpr size_t kBitmapTableOffsetOffset = 0;
+inline constexpr size_t kBitmapTableSizeOffset = 8;
+inline constexpr size_t kBitmapNameSizeOffset = 18;
+inline constexpr size_t kBitmapExtraSizeOffset = 20;
+inline constexpr size_t kBitmapEntryBytes = 24;
+inline constexpr size_t kBitmapEntryAlignment = 8;
+// A bitmap table's entry.
+inline constexpr size_t kBitmapTableEntryBytes = 8;
+inline constexpr uint64_t kBitmapTableOffsetMask = 0x00fffffffffffe00;
+inline constexpr uint64_t kBitmapTableReservedMask = 0xff000000000001fe;
+inline constexpr uint64_t kBitmapTableAllOnes = uint64_t{1} << 0;
+
 // ---- Limits -----------------------------------------------------------------
 // The specification bounds cluster_bits below (section "Header") and
 // refcount_order above; the other limits are QEMU's, so that neither
@@ -162,6 +182,10 @@ inline constexpr uint32_t kMaxSnapshotCount = 65536;
 inline constexpr uint64_t kMaxSnapshotTableBytes =
     uint64_t{1024} * kMaxSnapshotCount;
 inline constexpr uint32_t kMaxSnapshotExtraBytes = 1024;
+inline constexpr uint32_t kMaxBitmapCount = 65535;
+inline constexpr uint64_t kMaxBitmapDirectoryBytes = uint64_t{64} << 20;
+inline constexpr uint64_t kMaxBitmapTableEntries = 0x8000000;
+inline constexpr uint32_t kMaxBitmapNameBytes = 1023;
 inline constexpr uint32_t kMaxBackingFilenameBytes = 1023;
 inline constexpr uint32_t kMaxBackingFormatBytes = 15;
 // Host offsets have 56 bits, section "Cluster mapping".

@@ -12,6 +12,8 @@
 #include "engine/byte_channel.h"
 #include "engine/errors.h"
 #include "engine/gate.h"
+#include "formats/qcow2/check.h"
+#include "formats/qcow2/check_driver.h"
 #include "formats/qcow2/data_reader.h"
 #include "formats/qcow2/data_writer.h"
 #include "formats/qcow2/header.h"
@@ -62,6 +64,7 @@ class Qcow2Driver final : public BlockDriver {
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) override;
   absl::StatusOr<BlockStatus> block_status(ByteRange range,
                                            BlockStatusScope scope) override;
+  absl::StatusOr<CheckResult> check(const CheckOptions& options) override;
   absl::StatusOr<std::vector<SnapshotInfo>> list_snapshots() override;
   absl::StatusOr<SnapshotInfo> create_snapshot(
       const SnapshotInfo& wanted) override;
@@ -242,7 +245,8 @@ DriverLimits Qcow2Driver::limits() const {
 }
 
 Capabilities Qcow2Driver::capabilities() const {
-  Capabilities list{Capability::kBlockStatus, Capability::kSnapshots};
+  Capabilities list{Capability::kBlockStatus, Capability::kCheck,
+                    Capability::kSnapshots};
   // What the file must be able to do as well.
   const Capabilities of_file = file_->capabilities();
   for (Capability c :
@@ -335,6 +339,31 @@ absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range,
   below->end_of_image = range.offset + below->length >= length_bytes();
   ++below->depth;
   return below;
+}
+
+// ---- Check ------------------------------------------------------------------
+
+absl::StatusOr<CheckResult> Qcow2Driver::check(const CheckOptions& options) {
+  if (!options.fix_leaks && !options.fix_errors) {
+    const Gate::Passage inside(&gate_);
+    if (parts_ == nullptr) return inactive_error();
+    // What is cached must be in the file.
+    absl::Status status =
+        read_only() ? absl::OkStatus() : parts_->image->rounds().settle();
+    if (!status.ok()) return status;
+    return check_file(&parts_->image->file(), options);
+  }
+  // Closed for all of a repair: it changes what the caches have.
+  const Gate::Closure closed(&gate_);
+  if (parts_ == nullptr) return inactive_error();
+  absl::Status status = parts_->image->rounds().settle();
+  if (!status.ok()) return status;
+  absl::StatusOr<CheckResult> result =
+      check_file(&parts_->image->file(), options);
+  parts_.reset();
+  status = load_again();
+  if (!status.ok() && result.ok()) return status;
+  return result;
 }
 
 // ---- Snapshots -------------------------------------------------------------
@@ -519,6 +548,7 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_backing(
 absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
     std::shared_ptr<BlockDriver> file, const OpenOptions& options,
     const OpenContext& context) {
+  if (options.for_check) return open_for_check(std::move(file));
   const absl::StatusOr<Header> header = read_header(file.get());
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, options.read_only);

@@ -1,0 +1,261 @@
+#include "formats/qcow2/check.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/access.h"
+#include "engine/byte_order.h"
+#include "engine/errors.h"
+#include "formats/qcow2/check_context.h"
+#include "formats/qcow2/copied_flags.h"
+#include "formats/qcow2/layout.h"
+#include "formats/qcow2/refcount_rebuild.h"
+#include "formats/qcow2/reference_counter.h"
+#include "formats/qcow2/reference_walk.h"
+#include "formats/qcow2/snapshot_table.h"
+#include "formats/qcow2/stored_refcounts.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+// As QEMU: a file with more clusters is not checked.
+constexpr uint64_t kMaxClusters = INT32_MAX;
+
+class Check {
+ public:
+  Check(ByteChannel* file, const Header& header, const CheckOptions& options)
+      : context_(file, header, options), stored_(&context_) {}
+
+  absl::StatusOr<CheckResult> run();
+
+ private:
+  using Fix = StoredRefcounts::Fix;
+  CheckResult& result() { return context_.result; }
+  const CheckOptions& options() const { return context_.options; }
+
+  absl::Status check_snapshot_table();
+  // Makes room for the file as long as it is now.
+  absl::Status make_counter();
+  // Counts every reference.
+  absl::Status count(bool repairs);
+  // Compares, and repairs in place or by rebuilding what options ask for.
+  absl::Status settle_refcounts();
+  absl::Status rebuild();
+  absl::Status compare(Fix fix);
+  absl::Status clear_marks();
+
+  CheckContext context_;
+  StoredRefcounts stored_;
+  std::optional<ReferenceCounter> counter_;
+  uint64_t clusters_ = 0;
+  // The refcount structures must be rebuilt.
+  bool unusable_ = false;
+  uint64_t highest_cluster_ = 0;
+};
+
+absl::Status Check::check_snapshot_table() {
+  SnapshotTableReader reader(context_.file, context_.header);
+  uint64_t l1_entries = 0;
+  while (!reader.at_end()) {
+    const uint32_t index = reader.index();
+    const absl::StatusOr<Snapshot> snapshot = reader.next();
+    if (!snapshot.ok()) {
+      context_.say(absl::StrCat("ERROR failed to read the snapshot table: ",
+                                snapshot.status().message()));
+      return snapshot.status();
+    }
+    l1_entries += snapshot->l1_entry_count;
+    if (context_.header.version >= kVersion3 && !snapshot->is_complete()) {
+      ++result().corruptions;
+      context_.say(absl::StrFormat(
+          "ERROR snapshot table entry %d is incomplete", index));
+    }
+  }
+  context_.expect_steps(l1_entries);
+  return absl::OkStatus();
+}
+
+absl::Status Check::make_counter() {
+  const uint64_t clusters =
+      context_.geometry.clusters_for(context_.file_bytes());
+  if (clusters > kMaxClusters) {
+    return errno_status(EFBIG,
+                        absl::StrCat("the file has ", clusters,
+                                     " clusters: the limit is ", kMaxClusters));
+  }
+  // One more: the last one may end beyond the file.
+  absl::StatusOr<ReferenceCounter> counter =
+      ReferenceCounter::create(clusters + 1, context_.geometry.refcount_order);
+  if (!counter.ok()) return counter.status();
+  counter_.emplace(*std::move(counter));
+  return absl::OkStatus();
+}
+
+absl::Status Check::count(bool repairs) {
+  ReferenceWalk walk(&context_, &*counter_);
+  if (repairs) walk.set_aside_unaligned_zeroes();
+  absl::Status status = walk.count_all(/*with_refcount_table=*/true);
+  unusable_ = false;
+  if (status.ok()) status = walk.count_refcount_blocks(stored_, &unusable_);
+  if (status.ok() && repairs) {
+    status = zero_entries(&context_, stored_, walk.take_set_aside(), &walk);
+  }
+  clusters_ = walk.counted_clusters();
+  return status;
+}
+
+absl::Status Check::compare(Fix fix) {
+  StoredRefcounts::Outcome outcome;
+  absl::Status status = stored_.compare(*counter_, clusters_, fix, &outcome);
+  unusable_ |= outcome.unusable;
+  highest_cluster_ = outcome.highest_cluster;
+  return status;
+}
+
+absl::Status Check::settle_refcounts() {
+  const Fix fix{options().fix_leaks, options().fix_errors};
+  // Where references are missing from the count, the refcounts stay.
+  const bool complete = result().check_errors == 0;
+  const CheckResult before = result();
+  absl::Status status = compare(Fix());
+  if (!status.ok() || !fix.any() || !complete) return status;
+  if (unusable_ && fix.errors) return rebuild();
+  if (unusable_) {
+    context_.say("ERROR need to rebuild refcount structures");
+    return errno_status(EIO,
+                        "the refcount structures must be rebuilt, which only "
+                        "a repair of errors does");
+  }
+  if (result().leaks == 0 && result().corruptions == before.corruptions)
+    return status;
+  result() = before;
+  return compare(fix);
+}
+
+absl::Status Check::rebuild() {
+  const CheckResult old = result();
+  context_.say("Rebuilding refcount structure");
+  {
+    // Without what is replaced.  Said already.
+    const CheckOptions silent{.executor = options().executor,
+                              .cancelled = options().cancelled};
+    CheckContext context(context_.file, context_.header, silent);
+    counter_->clear();
+    ReferenceWalk walk(&context, &*counter_);
+    absl::Status status = walk.count_all(/*with_refcount_table=*/false);
+    if (status.ok()) {
+      status = rebuild_refcounts(&context, *counter_, walk.counted_clusters());
+    }
+    if (!status.ok()) return status;
+    context_.header = context.header;
+  }
+  counter_.reset();
+  absl::Status status = make_counter();
+  if (status.ok()) status = stored_.load();
+  if (!status.ok()) return status;
+  // Everything anew: what is left, and where the clusters are.
+  result() = CheckResult();
+  status = count(/*repairs=*/false);
+  if (status.ok()) status = compare(Fix());
+  if (!status.ok()) return status;
+  result().corruptions_fixed = old.corruptions_fixed;
+  result().leaks_fixed = old.leaks_fixed;
+  if (result().corruptions < old.corruptions)
+    result().corruptions_fixed += old.corruptions - result().corruptions;
+  if (result().leaks < old.leaks)
+    result().leaks_fixed += old.leaks - result().leaks;
+  return status;
+}
+
+absl::Status Check::clear_marks() {
+  const uint64_t marks = kIncompatibleDirty | kIncompatibleCorrupt;
+  uint64_t& features = context_.header.incompatible_features;
+  if ((features & marks) == 0) return absl::OkStatus();
+  absl::Status status = context_.file->flush();
+  if (!status.ok()) return status;
+  std::array<uint8_t, 8> bytes{};
+  store_big64(bytes.data(), features & ~marks);
+  status = context_.file->write(Purpose::kHeaderUpdate, bytes.data(),
+                                bytes.size(), kIncompatibleFeaturesOffset);
+  if (status.ok()) status = context_.file->flush();
+  if (status.ok()) features &= ~marks;
+  return status;
+}
+
+absl::StatusOr<CheckResult> Check::run() {
+  const bool repairs = options().fix_leaks || options().fix_errors;
+  context_.expect_steps(2 * uint64_t{context_.header.l1_entry_count});
+  absl::Status status = check_snapshot_table();
+  if (!status.ok()) return status;
+  const uint64_t snapshot_corruptions = std::exchange(result().corruptions, 0);
+  status = make_counter();
+  if (status.ok()) status = stored_.load();
+  if (status.ok()) status = count(options().fix_errors);
+  if (status.ok()) status = settle_refcounts();
+  if (status.ok()) status = stored_.keep(&*counter_, clusters_);
+  if (status.ok()) {
+    // Leaks alone were to be repaired: the flags, too, if the refcounts can be
+    // relied on.
+    const bool is_clean = result().corruptions == 0 && result().leaks == 0 &&
+                          result().check_errors == 0;
+    status =
+        check_copied_flags(&context_, stored_,
+                           options().fix_errors ? result().check_errors == 0
+                                                : repairs && is_clean);
+  }
+  if (!status.ok()) return status;
+  const Geometry& geometry = context_.geometry;
+  result().image_end_offset = geometry.cluster_offset(highest_cluster_ + 1);
+  // QEMU counts in sectors.
+  result().total_clusters = geometry.clusters_for(
+      align_down(context_.header.size_bytes, kSectorSizeBytes));
+  result().corruptions += snapshot_corruptions;
+  if (repairs && result().check_errors == 0 && result().corruptions == 0) {
+    status = clear_marks();
+    if (!status.ok()) return status;
+  }
+  return result();
+}
+
+}  // namespace
+
+absl::StatusOr<CheckResult> check_image(ByteChannel* file, const Header& header,
+                                        const CheckOptions& options) {
+  return Check(file, header, options).run();
+}
+
+absl::StatusOr<Header> read_header_for_check(ByteChannel* file) {
+  // Beyond the end of the file the channel finds zeroes: a header that is cut
+  // short is read as far as it goes.
+  std::vector<uint8_t> head(
+      std::min<uint64_t>(file->length_bytes(), kVersion2HeaderBytes));
+  absl::Status status =
+      file->read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
+  if (!status.ok()) return status;
+  const absl::StatusOr<uint64_t> wanted =
+      header_read_length(head, kMaxHostOffset);
+  if (!wanted.ok()) return wanted.status();
+  head.resize(*wanted);
+  status = file->read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
+  if (!status.ok()) return status;
+  absl::StatusOr<Header> header =
+      parse_header(head, kMaxHostOffset, TableChecks::kLimitsOnly);
+  if (!header.ok()) return header;
+  status = check_known(*header);
+  if (!status.ok()) return status;
+  return header;
+}
+
+absl::StatusOr<CheckResult> check_file(ByteChannel* file,
+                                       const CheckOptions& options) {
+  const absl::StatusOr<Header> header = read_header_for_check(file);
+  if (!header.ok()) return header.status();
+  return check_image(file, *header, options);
+}
+
+}  // namespace spindle::qcow2

@@ -1,0 +1,42 @@
+// Check and repair of an image, from its file.
+//
+// Nothing is taken from the caches of an open image: they must have been
+// written back, and be read anew after a repair.  The file is read table by
+// table; memory is the refcount width per cluster of the file's real length,
+// and less than 64 MiB.
+//
+// Findings and counts are those of `qemu-img check`.  Repairs, in this order,
+// each durable before the next: unaligned zero clusters lose their place;
+// refcounts are put right, or written anew behind the end of the file; COPIED
+// flags; the dirty and corrupt bits.  After a power cut the image is damaged no
+// more than before.
+#ifndef SPINDLE_FORMATS_QCOW2_CHECK_H_
+#define SPINDLE_FORMATS_QCOW2_CHECK_H_
+
+#include "absl/status/statusor.h"
+#include "engine/byte_channel.h"
+#include "engine/image_check.h"
+#include "formats/qcow2/header.h"
+
+namespace spindle::qcow2 {
+
+// `file` is open for writing if anything shall be repaired.  One thread per
+// image; L2 tables are checked in parallel on options.executor.
+// Errors: as BlockDriver::check(); kDataLoss if the snapshot table or the
+// bitmap directory cannot be read, or if only fix_leaks was asked for and the
+// refcounts must be rebuilt.
+absl::StatusOr<CheckResult> check_image(ByteChannel* file, const Header& header,
+                                        const CheckOptions& options);
+
+// The header, as far as a check needs it right.
+// Errors: those of parse_header() with TableChecks::kLimitsOnly and of
+// check_known().
+absl::StatusOr<Header> read_header_for_check(ByteChannel* file);
+
+// Both.
+absl::StatusOr<CheckResult> check_file(ByteChannel* file,
+                                       const CheckOptions& options);
+
+}  // namespace spindle::qcow2
+
+#endif  // SPINDLE_FORMATS_QCOW2_CHECK_H_

@@ -1,0 +1,63 @@
+#include "formats/qcow2/check_driver.h"
+
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "engine/byte_channel.h"
+#include "engine/gate.h"
+#include "formats/qcow2/check.h"
+#include "formats/qcow2/header.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+absl::Status only_check() {
+  return absl::FailedPreconditionError(
+      "the image was opened to be checked, not to be used");
+}
+
+class CheckDriver final : public BlockDriver {
+ public:
+  CheckDriver(std::shared_ptr<BlockDriver> file, uint64_t length_bytes)
+      : file_(std::move(file)), channel_(file_), length_bytes_(length_bytes) {}
+
+  absl::Status read(const IoVector&, Sector) override { return only_check(); }
+  absl::Status write(const IoVector&, Sector) override { return only_check(); }
+  absl::Status flush() override {
+    return read_only() ? absl::OkStatus() : file_->flush();
+  }
+  absl::string_view format_name() const override { return "qcow2"; }
+  std::string filename() const override { return file_->filename(); }
+  uint64_t length_bytes() const override { return length_bytes_; }
+  bool read_only() const override { return file_->read_only(); }
+  Capabilities capabilities() const override { return {Capability::kCheck}; }
+  std::optional<StorageIdentity> identity() const override {
+    return file_->identity();
+  }
+  absl::StatusOr<CheckResult> check(const CheckOptions& options) override {
+    // One at a time.
+    const Gate::Closure closed(&gate_);
+    return check_file(&channel_, options);
+  }
+  absl::Status close() override { return file_->close(); }
+
+ private:
+  const std::shared_ptr<BlockDriver> file_;
+  ByteChannel channel_;
+  const uint64_t length_bytes_;
+  Gate gate_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<BlockDriver>> open_for_check(
+    std::shared_ptr<BlockDriver> file) {
+  ByteChannel channel(file);
+  const absl::StatusOr<Header> header = read_header_for_check(&channel);
+  if (!header.ok()) return header.status();
+  return std::make_shared<CheckDriver>(std::move(file), header->size_bytes);
+}
+
+}  // namespace spindle::qcow2

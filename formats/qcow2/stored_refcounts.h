@@ -1,0 +1,71 @@
+// StoredRefcounts: the refcounts as the file has them, compared with the
+// references that were counted, and put right in place.
+//
+// The refcount table is in memory; blocks are read one at a time.
+//
+// Thread safety: get(), from any thread; everything else one thread.
+#ifndef SPINDLE_FORMATS_QCOW2_STORED_REFCOUNTS_H_
+#define SPINDLE_FORMATS_QCOW2_STORED_REFCOUNTS_H_
+
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "formats/qcow2/check_context.h"
+#include "formats/qcow2/findings.h"
+#include "formats/qcow2/reference_counter.h"
+
+namespace spindle::qcow2 {
+
+class StoredRefcounts {
+ public:
+  struct Fix {
+    bool leaks = false;
+    bool errors = false;
+    bool any() const { return leaks || errors; }
+  };
+  struct Outcome {
+    // A cluster that is in use has no refcount: there may be no block for it.
+    bool unusable = false;
+    uint64_t highest_cluster = 0;
+  };
+
+  explicit StoredRefcounts(CheckContext* context) : context_(context) {}
+  // Reads the refcount table.
+  absl::Status load();
+
+  uint64_t table_entry_count() const { return table_.size(); }
+  uint64_t table_entry(uint64_t index) const { return table_[index]; }
+  uint64_t block_offset(uint64_t index) const;
+
+  // Compares the first `clusters` ones, and writes what `fix` asks for.
+  absl::Status compare(const ReferenceCounter& counter, uint64_t clusters,
+                       Fix fix, Outcome* outcome);
+
+  // From now on `keeper` holds the stored refcounts of the first `clusters`
+  // clusters instead of what it held; get() then needs no file for them.
+  absl::Status keep(ReferenceCounter* keeper, uint64_t clusters);
+  // Nothing if it cannot be read.
+  std::optional<uint64_t> get(uint64_t cluster) const;
+
+ private:
+  enum class BlockState { kNone, kRead, kUnaligned, kUnreadable };
+  BlockState read_block(uint64_t index, std::vector<uint8_t>* block) const;
+  bool is_unreadable(uint64_t index) const;
+  // One cluster; true if its entry in `block` was changed.
+  bool compare_one(uint64_t cluster, uint64_t references, Fix fix,
+                   std::vector<uint8_t>* block, Outcome* outcome,
+                   Findings* findings);
+
+  CheckContext* const context_;
+  std::vector<uint64_t> table_;
+  const ReferenceCounter* keeper_ = nullptr;
+  uint64_t kept_clusters_ = 0;
+  std::vector<bool> unreadable_;
+  bool said_unaligned_ = false;
+};
+
+}  // namespace spindle::qcow2
+
+#endif  // SPINDLE_FORMATS_QCOW2_STORED_REFCOUNTS_H_

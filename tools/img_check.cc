@@ -1,0 +1,212 @@
+// spindle-img check: looks for damage in an image, and repairs it.
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <memory>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
+#include "engine/block_driver.h"
+#include "engine/errors.h"
+#include "engine/format.h"
+#include "engine/image_check.h"
+#include "engine/image_opener.h"
+#include "formats/builtin.h"
+#include "threadpool/default_executor.h"
+#include "tools/cli_text.h"
+#include "tools/commands.h"
+#include "tools/image_report.h"
+
+namespace spindle {
+namespace {
+
+// The exit codes of `qemu-img check`.
+constexpr int kClean = 0;
+constexpr int kCorrupt = 2;
+constexpr int kLeaks = 3;
+constexpr int kNotSupported = 63;
+
+constexpr size_t kThreads = 4;
+
+struct CheckArguments {
+  std::string filename;
+  std::string format;
+  std::string output = "human";
+  std::string repair;
+  bool quiet = false;
+  bool force_share = false;
+
+  bool repairs() const { return !repair.empty(); }
+};
+
+double percent(uint64_t part, uint64_t whole) {
+  return static_cast<double>(part) * 100.0 / static_cast<double>(whole);
+}
+
+void print_text(const CheckResult& result) {
+  if (result.corruptions == 0 && result.leaks == 0 &&
+      result.check_errors == 0) {
+    std::printf("No errors were found on the image.\n");
+  } else {
+    if (result.corruptions != 0) {
+      std::printf(
+          "\n%llu errors were found on the image.\n"
+          "Data may be corrupted, or further writes to the image may corrupt "
+          "it.\n",
+          static_cast<unsigned long long>(result.corruptions));
+    }
+    if (result.leaks != 0) {
+      std::printf(
+          "\n%llu leaked clusters were found on the image.\n"
+          "This means waste of disk space, but no harm to data.\n",
+          static_cast<unsigned long long>(result.leaks));
+    }
+    if (result.check_errors != 0) {
+      std::printf("\n%llu internal errors have occurred during the check.\n",
+                  static_cast<unsigned long long>(result.check_errors));
+    }
+  }
+  if (result.total_clusters != 0 && result.allocated_clusters != 0) {
+    std::printf(
+        "%llu/%llu = %0.2f%% allocated, %0.2f%% fragmented, %0.2f%% "
+        "compressed clusters\n",
+        static_cast<unsigned long long>(result.allocated_clusters),
+        static_cast<unsigned long long>(result.total_clusters),
+        percent(result.allocated_clusters, result.total_clusters),
+        percent(result.fragmented_clusters, result.allocated_clusters),
+        percent(result.compressed_clusters, result.allocated_clusters));
+  }
+  if (result.image_end_offset != 0) {
+    std::printf("Image end offset: %llu\n",
+                static_cast<unsigned long long>(result.image_end_offset));
+  }
+}
+
+// In the order in which QEMU prints the members; what is zero is left out.
+void print_json_result(const CheckResult& result, const std::string& filename,
+                       absl::string_view format) {
+  nlohmann::ordered_json json = nlohmann::ordered_json::object();
+  const auto add = [&json](const char* name, uint64_t value) {
+    if (value != 0) json[name] = value;
+  };
+  add("image-end-offset", result.image_end_offset);
+  add("compressed-clusters", result.compressed_clusters);
+  add("total-clusters", result.total_clusters);
+  add("corruptions", result.corruptions);
+  add("corruptions-fixed", result.corruptions_fixed);
+  json["check-errors"] = result.check_errors;
+  add("leaks", result.leaks);
+  add("leaks-fixed", result.leaks_fixed);
+  add("allocated-clusters", result.allocated_clusters);
+  json["filename"] = filename;
+  json["format"] = std::string(format);
+  add("fragmented-clusters", result.fragmented_clusters);
+  std::printf("%s\n", print_json(json).c_str());
+}
+
+int fail_check(const absl::Status& status) {
+  return fail(absl::StrCat("Check failed: ", std::strerror(errno_for(status))));
+}
+
+int check_driver(BlockDriver& driver, const CheckArguments& arguments) {
+  if (!driver.capabilities().has(Capability::kCheck)) {
+    fail("This image format does not support checks");
+    return kNotSupported;
+  }
+  ExecutorOptions threads;
+  threads.width = kThreads;
+  // Without one the check takes longer, and that is all.
+  const absl::StatusOr<std::unique_ptr<Executor>> executor =
+      create_executor(threads);
+  CheckOptions options;
+  options.fix_leaks = arguments.repairs();
+  options.fix_errors = arguments.repair == "all";
+  options.executor = executor.ok() ? executor->get() : nullptr;
+  options.report = [](absl::string_view line) {
+    std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
+  };
+  const bool human = arguments.output == "human";
+  absl::StatusOr<CheckResult> result = driver.check(options);
+  if (!result.ok()) return fail_check(result.status());
+  if (result->corruptions_fixed != 0 || result->leaks_fixed != 0) {
+    if (human && !arguments.quiet) {
+      std::printf(
+          "The following inconsistencies were found and repaired:\n\n"
+          "    %llu leaked clusters\n"
+          "    %llu corruptions\n\n"
+          "Double checking the fixed image now...\n",
+          static_cast<unsigned long long>(result->leaks_fixed),
+          static_cast<unsigned long long>(result->corruptions_fixed));
+    }
+    const CheckResult repaired = *result;
+    options.fix_leaks = options.fix_errors = false;
+    result = driver.check(options);
+    if (!result.ok()) return fail_check(result.status());
+    result->leaks_fixed = repaired.leaks_fixed;
+    result->corruptions_fixed = repaired.corruptions_fixed;
+  }
+  if (!arguments.quiet) {
+    if (human) {
+      print_text(*result);
+    } else {
+      print_json_result(*result, arguments.filename, driver.format_name());
+    }
+  }
+  if (result->check_errors != 0) return fail("Check failed");
+  if (result->corruptions != 0) return kCorrupt;
+  return result->leaks != 0 ? kLeaks : kClean;
+}
+
+int run_check(const CheckArguments& arguments) {
+  if (arguments.output != "human" && arguments.output != "json") {
+    return fail("--output must be used with human or json as argument.");
+  }
+  if (arguments.repairs() && arguments.repair != "leaks" &&
+      arguments.repair != "all") {
+    return fail(absl::StrCat(
+        "Unknown option value for -r (expecting 'leaks' or 'all'): ",
+        arguments.repair, "\nTry 'spindle-img --help' for more information"));
+  }
+  if (arguments.repairs() && arguments.force_share) {
+    return fail_to_open(
+        arguments.filename,
+        absl::InvalidArgumentError(
+            "force-share=on can only be used with read-only images"));
+  }
+  ImageOpener::Policy policy;
+  policy.probe_image = true;
+  const ImageOpener opener(builtin_drivers(), policy);
+  OpenOptions options;
+  options.read_only = !arguments.repairs();
+  options.force_share = arguments.force_share;
+  options.open_backing = false;
+  options.for_check = true;
+  const absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
+      opener.open(arguments.filename, arguments.format, options);
+  if (!driver.ok()) return fail_to_open(arguments.filename, driver.status());
+  const int code = check_driver(**driver, arguments);
+  const absl::Status closed = (*driver)->close();
+  return closed.ok() ? code : fail_check(closed);
+}
+
+}  // namespace
+
+Command add_check_command(CLI::App* app) {
+  auto arguments = std::make_shared<CheckArguments>();
+  CLI::App* check =
+      app->add_subcommand("check", "Look for damage, and repair it");
+  check->add_option("filename", arguments->filename, "the image")->required();
+  check->add_option("-f", arguments->format,
+                    "its format; guessed if not stated");
+  check->add_option("-r", arguments->repair,
+                    "repair what is found: leaks or all");
+  check->add_option("--output", arguments->output, "human or json");
+  check->add_flag("-q", arguments->quiet, "print errors only");
+  check->add_flag("-U,--force-share", arguments->force_share,
+                  "check it also while somebody else writes");
+  return [arguments] { return run_check(*arguments); };
+}
+
+}  // namespace spindle
