@@ -387,7 +387,10 @@ Allocator::Step Allocator::change_refcounts_locked(HostClusters clusters,
       const RefcountBytes bytes = refcount_bytes_of(order, index);
       store_refcount(slice->change(bytes.begin, bytes.end), order, index,
                      changed);
-      if (changed == 0) next_free_ = std::min(next_free_, cluster);
+      if (changed == 0) {
+        next_free_ = std::min(next_free_, cluster);
+        stop_packing_into_locked(cluster);
+      }
     }
   }
   return Step::done();
@@ -526,6 +529,21 @@ absl::Status Allocator::reclaim() {
   return status;
 }
 
+// True if `references` are all that `cluster` has; none is added then.
+absl::StatusOr<bool> Allocator::are_last_references(uint64_t cluster,
+                                                    int references) {
+  const auto expected = static_cast<uint64_t>(references);
+  absl::StatusOr<uint64_t> count = refcount(cluster);
+  if (!count.ok()) return count.status();
+  if (*count != expected) return false;
+  // A hole is about to be punched: no compressed data may arrive there, and
+  // what arrived before this is in the count by now.
+  stop_packing_into(cluster);
+  count = refcount(cluster);
+  if (!count.ok()) return count.status();
+  return *count == expected;
+}
+
 absl::Status Allocator::reclaim_ready() {
   // What is wrong there may be the refcounts; a leak is no harm.
   if (parts_.corruption->is_set()) return absl::OkStatus();
@@ -538,13 +556,16 @@ absl::Status Allocator::reclaim_ready() {
     const uint64_t cluster = ready[i];
     int references = 0;
     for (; i < ready.size() && ready[i] == cluster; ++i) ++references;
-    const absl::StatusOr<uint64_t> count = refcount(cluster);
-    if (!count.ok()) {
+    const absl::StatusOr<bool> are_last =
+        are_last_references(cluster, references);
+    if (!are_last.ok()) {
       parts_.pending->put_back_durable(ready);
-      return count.status();
+      return are_last.status();
     }
     drops.emplace_back(cluster, references);
-    if (*count != static_cast<uint64_t>(references)) continue;
+    // Of compressed data that leave a cluster to its other users, too.
+    parts_.discard_copies({cluster, 1});
+    if (!*are_last) continue;
     if (!holes.empty() && holes.back().end() == cluster) {
       ++holes.back().count;
     } else {
@@ -556,7 +577,6 @@ absl::Status Allocator::reclaim_ready() {
       return parts_.corruption->report(legal.message());
   }
   for (const HostClusters& hole : holes) {
-    parts_.discard_copies(hole);
     if (!options_.punch_holes) continue;
     // Advice: a file that keeps the bytes is none the worse.
     parts_.file

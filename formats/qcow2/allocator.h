@@ -109,6 +109,18 @@ class Allocator {
   absl::Status add_references(HostClusters clusters)
       ABSL_LOCKS_EXCLUDED(mutex_);
 
+  struct PackedBytes {
+    HostOffset host;
+    // The clusters that the bytes touch, each with a reference for them.
+    HostClusters clusters;
+  };
+  // `bytes` bytes, behind those of the last such call if there is room: where
+  // the data of one compressed cluster go.  Given back by free_unpublished() or
+  // as what was dropped, by `clusters`.  REQUIRES: 0 < bytes < a cluster.
+  // Errors: as allocate().
+  absl::StatusOr<PackedBytes> allocate_bytes(uint64_t bytes)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+
   // Takes back clusters of allocate() that no table entry ever named.
   void free_unpublished(HostClusters clusters) ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -219,6 +231,17 @@ class Allocator {
   HostOffset slice_of(HostOffset block, uint64_t cluster) const;
   uint64_t entries_per_slice() const;
 
+  // allocator_packing.cc: space for compressed clusters.
+  Step try_pack_locked(uint64_t bytes, bool may_reclaim, PackedBytes* packed)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Step check_packing_end_locked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Step take_for_packing_locked(HostOffset host, uint64_t fresh,
+                               bool may_reclaim)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void stop_packing_into(uint64_t cluster) ABSL_LOCKS_EXCLUDED(mutex_);
+  void stop_packing_into_locked(uint64_t cluster)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   // allocator_growth.cc: new refcount blocks and tables.
   absl::Status add_block(uint64_t block_index, uint64_t search_from)
       ABSL_LOCKS_EXCLUDED(mutex_);
@@ -241,6 +264,8 @@ class Allocator {
   void end_structure_change() ABSL_LOCKS_EXCLUDED(mutex_);
 
   absl::Status reclaim_ready() ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::StatusOr<bool> are_last_references(uint64_t cluster, int references)
+      ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status change_refcounts(HostClusters clusters, int delta)
       ABSL_LOCKS_EXCLUDED(mutex_);
   // Repeats `attempt`, which needs slices of blocks that exist.
@@ -270,6 +295,9 @@ class Allocator {
   absl::btree_set<uint64_t> dirty_table_ ABSL_GUARDED_BY(mutex_);
   // No cluster below it is free (except where an exact run was searched).
   uint64_t next_free_ ABSL_GUARDED_BY(mutex_) = 0;
+  // Where the bytes that were packed last end, inside a cluster that is in use;
+  // 0: nowhere that could be continued.
+  HostOffset packing_end_ ABSL_GUARDED_BY(mutex_);
   // Clusters that become refcount blocks or tables; not free, not yet counted.
   std::vector<HostClusters> reserved_ ABSL_GUARDED_BY(mutex_);
   // One thread at a time adds blocks or moves the table.

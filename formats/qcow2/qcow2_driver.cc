@@ -14,6 +14,7 @@
 #include "engine/gate.h"
 #include "formats/qcow2/check.h"
 #include "formats/qcow2/check_driver.h"
+#include "formats/qcow2/compressed_writer.h"
 #include "formats/qcow2/data_reader.h"
 #include "formats/qcow2/data_writer.h"
 #include "formats/qcow2/header.h"
@@ -70,6 +71,7 @@ class Qcow2Driver final : public BlockDriver {
       const SnapshotInfo& wanted) override;
   absl::Status apply_snapshot(absl::string_view snapshot) override;
   absl::Status delete_snapshot(absl::string_view snapshot) override;
+  absl::Status write_compressed(const IoVector& qiov, Sector sector) override;
   absl::Status reopen(const ReopenOptions& options) override;
   absl::Status inactivate() override;
   absl::Status activate() override;
@@ -82,6 +84,7 @@ class Qcow2Driver final : public BlockDriver {
         : image(std::move(opened)),
           reader(image.get()),
           writer(image.get(), &reader),
+          compressed_writer(image.get(), &writer),
           changer(image.get()),
           snapshots(image.get()) {}
     // Before the first write; again is fine.
@@ -93,6 +96,7 @@ class Qcow2Driver final : public BlockDriver {
     const std::unique_ptr<Image> image;
     DataReader reader;
     DataWriter writer;
+    CompressedWriter compressed_writer;
     MappingChanger changer;
     Snapshots snapshots;
   };
@@ -233,6 +237,18 @@ absl::Status Qcow2Driver::write_zeroes(ByteRange range,
   return finish_change(std::move(status));
 }
 
+absl::Status Qcow2Driver::write_compressed(const IoVector& qiov,
+                                           Sector sector) {
+  absl::Status status;
+  {
+    const Gate::Passage inside(&gate_);
+    if (parts_ == nullptr) return inactive_error();
+    status = parts_->compressed_writer.write(
+        {sector.byte_offset()}, qiov.slice(0, bytes_within(qiov, sector)));
+  }
+  return finish_change(std::move(status));
+}
+
 // ---- What it is ------------------------------------------------------------
 
 DriverLimits Qcow2Driver::limits() const {
@@ -255,6 +271,7 @@ Capabilities Qcow2Driver::capabilities() const {
   }
   if (read_only()) return list;
   list.add(Capability::kDiscard);
+  list.add(Capability::kWriteCompressed);
   if (of_file.has(Capability::kTryWrite)) list.add(Capability::kTryWrite);
   if (header_.version >= kVersion3 || backing_ == nullptr) {
     list.add(Capability::kWriteZeroes);

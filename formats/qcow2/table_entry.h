@@ -38,6 +38,21 @@ class L2Entry {
   static constexpr L2Entry normal(HostOffset host) {
     return L2Entry(host.bytes | kEntryCopied);
   }
+  // REQUIRES: can_name_compressed(), and the bytes fit the descriptor.
+  static constexpr L2Entry compressed_at(HostOffset host, uint64_t bytes,
+                                         const Geometry& geometry) {
+    const uint64_t sectors =
+        (host.bytes + bytes - 1) / kCompressedSectorBytes -
+        host.bytes / kCompressedSectorBytes;  // additional ones
+    return L2Entry(kL2Compressed | host.bytes |
+                   sectors << compressed_offset_bits(geometry));
+  }
+  // False if `host` lies too far behind for the bits that a compressed
+  // cluster's descriptor has.
+  static constexpr bool can_name_compressed(HostOffset host,
+                                            const Geometry& geometry) {
+    return host.bytes >> compressed_offset_bits(geometry) == 0;
+  }
   static constexpr L2Entry zero_plain() { return L2Entry(kL2ZeroFlag); }
 
   constexpr uint64_t raw() const { return raw_; }
@@ -55,9 +70,7 @@ class L2Entry {
 
   // REQUIRES: kind() == kCompressed.
   constexpr CompressedExtent compressed(const Geometry& geometry) const {
-    const uint32_t offset_bits =
-        kCompressedOffsetBitsBase -
-        (geometry.cluster_bits - kCompressedClusterBitsBase);
+    const uint32_t offset_bits = compressed_offset_bits(geometry);
     const uint64_t offset = raw_ & ((uint64_t{1} << offset_bits) - 1);
     const uint64_t sectors = ((raw_ & (kL2Compressed - 1)) >> offset_bits) + 1;
     const uint64_t into_sector = offset % kCompressedSectorBytes;
@@ -86,6 +99,11 @@ class L2Entry {
   constexpr bool operator==(const L2Entry&) const = default;
 
  private:
+  static constexpr uint32_t compressed_offset_bits(const Geometry& geometry) {
+    return kCompressedOffsetBitsBase -
+           (geometry.cluster_bits - kCompressedClusterBitsBase);
+  }
+
   uint64_t raw_ = 0;
 };
 

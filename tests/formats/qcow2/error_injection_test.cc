@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/errors.h"
+#include "engine/io_vector.h"
 #include "formats/qcow2/qcow2_driver.h"
 #include "gtest/gtest.h"
 #include "tests/formats/qcow2/memory_image.h"
@@ -22,7 +23,14 @@ namespace {
 using Repeat = ObservingDriver::Repeat;
 
 struct Step {
-  enum class Kind { kWrite, kDiscard, kZero, kZeroAndUnmap, kFlush };
+  enum class Kind {
+    kWrite,
+    kCompressed,
+    kDiscard,
+    kZero,
+    kZeroAndUnmap,
+    kFlush
+  };
   Kind kind;
   ByteRange range = {};
   uint8_t value = 0;
@@ -30,6 +38,9 @@ struct Step {
 
 Step write(uint64_t offset, uint64_t length, uint8_t value) {
   return {Step::Kind::kWrite, {offset, length}, value};
+}
+Step compressed(uint64_t offset, uint64_t length, uint8_t value) {
+  return {Step::Kind::kCompressed, {offset, length}, value};
 }
 Step discard(uint64_t offset, uint64_t length) {
   return {Step::Kind::kDiscard, {offset, length}};
@@ -46,6 +57,12 @@ absl::Status run_step(BlockDriver& driver, const Step& step) {
   switch (step.kind) {
     case Step::Kind::kWrite:
       return write_fill(driver, step.range, step.value);
+    case Step::Kind::kCompressed: {
+      std::string bytes(step.range.length, static_cast<char>(step.value));
+      return driver.write_compressed(
+          IoVector(bytes.data(), bytes.size()),
+          Sector::from_byte_offset(step.range.offset));
+    }
     case Step::Kind::kDiscard:
       return driver.discard(step.range);
     case Step::Kind::kZero:
@@ -186,6 +203,27 @@ std::vector<Scenario> scenarios() {
        {zero(0, 2 * kCluster), zero_and_unmap(3 * kCluster, 2 * kCluster),
         write(512, 512, 2), flush(), zero(12 * kCluster, kCluster),
         write(12 * kCluster, 512, 3), write(3 * kCluster, 1024, 4), flush()}});
+  list.push_back(
+      {"Compressed",
+       plain,
+       {compressed(0, 4 * kCluster, 1), write(4 * kCluster, 512, 2)},
+       {compressed(6 * kCluster, 2 * kCluster, 3), flush(),
+        compressed(0, kCluster, 4), discard(kCluster, kCluster),
+        compressed(4 * kCluster, kCluster, 5), flush(),
+        write(2 * kCluster + 512, 512, 6), zero(6 * kCluster, kCluster),
+        compressed(8 * kCluster, kCluster, 7), flush()},
+       {Purpose::kWriteCompressed, Purpose::kL2Update, Purpose::kRefblockUpdate,
+        Purpose::kFlushToDisk}});
+  // Refcount blocks are added beneath it.
+  Scenario packed{"CompressedGrowth", tiny_clusters(256 << 10), {}, {}};
+  packed.purposes = {Purpose::kWriteCompressed, Purpose::kRefblockAllocHookup};
+  for (uint64_t i = 0; i < 4; ++i) {
+    packed.steps.push_back(write(i * (40 << 10), 16 << 10, 1 + i));
+    packed.steps.push_back(
+        compressed(i * (40 << 10) + (16 << 10), 12 << 10, 10 + i));
+    packed.steps.push_back(flush());
+  }
+  list.push_back(std::move(packed));
   Scenario growth{
       "GrowthOfTheRefcountTable", tiny_clusters(2100 << 10), {}, {}};
   growth.purposes = {Purpose::kReftableGrow, Purpose::kHeaderUpdate};
@@ -226,7 +264,9 @@ std::string describe(const Scenario& scenario, int k, const Failure& failure) {
 // file system may turn out to have room among what was freed.
 bool may_be_hidden(Purpose purpose, const Failure& failure) {
   return purpose == Purpose::kClusterFree ||
-         (purpose == Purpose::kClusterAlloc && failure.error_number == ENOSPC);
+         ((purpose == Purpose::kClusterAlloc ||
+           purpose == Purpose::kWriteCompressed) &&
+          failure.error_number == ENOSPC);
 }
 
 class Injection {

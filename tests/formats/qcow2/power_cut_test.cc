@@ -142,6 +142,8 @@ struct Setting {
   uint64_t cluster_bytes;
   // Of the image, written before the log begins.
   uint64_t filled_bytes = 0;
+  // Half of the writes are of whole clusters, compressed.
+  bool compresses = false;
 };
 
 MemoryImageOptions options_of(uint64_t cluster_bytes, uint64_t size_bytes,
@@ -169,6 +171,9 @@ std::vector<Setting> settings() {
   table.options.create["refcount_bits"] = "64";
   table.filled_bytes = 1880 << 10;
   list.push_back(std::move(table));
+  Setting compressed{"Compressed", options_of(4096, 96 * 4096, "lazy"), 4096};
+  compressed.compresses = true;
+  list.push_back(std::move(compressed));
   return list;
 }
 
@@ -289,15 +294,19 @@ void PowerCut::work_as(uint64_t thread, uint64_t threads, int operations,
       continue;
     }
     const bool writes = dice < 75;
-    const ByteRange range = draw_range(thread, threads, !writes, &random);
+    const bool compresses = writes && setting_.compresses && random() % 2 == 0;
+    const ByteRange range =
+        draw_range(thread, threads, !writes || compresses, &random);
     const uint64_t version =
         writes ? 2 + static_cast<uint64_t>(i) * threads + thread : kZeroes;
     history_.begin(range, version, file_->mark());
     absl::Status status;
     if (writes) {
       std::string content = content_of(range, version);
-      status = driver_->write(IoVector(content.data(), content.size()),
-                              Sector::from_byte_offset(range.offset));
+      const IoVector qiov(content.data(), content.size());
+      const Sector sector = Sector::from_byte_offset(range.offset);
+      status = compresses ? driver_->write_compressed(qiov, sector)
+                          : driver_->write(qiov, sector);
     } else if (dice < 88) {
       status = driver_->discard(range);
     } else {

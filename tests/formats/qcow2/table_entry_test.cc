@@ -94,6 +94,33 @@ TEST(TableEntry, ACompressedClusterCanReachOverThreeHostClusters) {
   EXPECT_EQ(three.references(big), (HostClusters{1, 3}));
 }
 
+TEST(TableEntry, WhatIsMadeOfCompressedBytesCoversThem) {
+  for (uint32_t bits : {9u, 12u, 16u, 21u}) {
+    const Geometry geometry = geometry_with(bits);
+    for (uint64_t bytes :
+         {uint64_t{1}, uint64_t{511}, uint64_t{1} << (bits - 1),
+          (uint64_t{1} << bits) - 1}) {
+      for (uint64_t offset : {uint64_t{0x200000}, uint64_t{0x200000} + 1,
+                              uint64_t{0x200000} + 511,
+                              (uint64_t{1} << (62 - (bits - 8))) - 4096}) {
+        const L2Entry entry =
+            L2Entry::compressed_at(HostOffset{offset}, bytes, geometry);
+        ASSERT_EQ(entry.kind(), ClusterKind::kCompressed);
+        ASSERT_FALSE(entry.copied());
+        const CompressedExtent extent = entry.compressed(geometry);
+        ASSERT_EQ(extent.host.bytes, offset) << bits;
+        ASSERT_GE(extent.bytes, bytes);
+        ASSERT_LT(extent.bytes, bytes + 512);
+        const HostClusters used = entry.references(geometry);
+        ASSERT_EQ(used.end(), ((offset + bytes - 1) >> bits) + 1);
+      }
+    }
+    const uint64_t limit = uint64_t{1} << (62 - (bits - 8));
+    EXPECT_TRUE(L2Entry::can_name_compressed(HostOffset{limit - 1}, geometry));
+    EXPECT_FALSE(L2Entry::can_name_compressed(HostOffset{limit}, geometry));
+  }
+}
+
 TEST(TableEntry, StandardEntriesReferToTheirClusterOnly) {
   const Geometry geometry = geometry_with(16);
   EXPECT_EQ(L2Entry(kCopied | 0x50000).references(geometry),
