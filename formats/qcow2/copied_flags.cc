@@ -202,7 +202,8 @@ absl::Status zero_entries(CheckContext* context, const StoredRefcounts& stored,
   const uint64_t cluster_bytes = context->geometry.cluster_bytes();
   Findings findings(context->wants_lines());
   for (const EntryToZero& entry : entries) {
-    const uint64_t at = entry.table_offset + entry.index * kL2EntryBytes;
+    const uint64_t at = entry.table_offset +
+                        entry.index * context->header.l2_entry_size_bytes();
     std::array<uint8_t, kL2EntryBytes> bytes{};
     absl::Status status =
         context->file->read(Purpose::kL2Load, bytes.data(), bytes.size(), at);
@@ -216,7 +217,10 @@ absl::Status zero_entries(CheckContext* context, const StoredRefcounts& stored,
       walk->count(L2Entry(entry.entry).host().bytes, cluster_bytes, &findings);
       continue;
     }
-    store_big64(bytes.data(), L2Entry::zero_plain().raw());
+    // With subclusters their bitmap says it already.
+    store_big64(bytes.data(), context->header.extended_l2()
+                                  ? 0
+                                  : L2Entry::zero_plain().raw());
     status = context->file->write(Purpose::kL2Update, bytes.data(),
                                   bytes.size(), at);
     if (!status.ok()) return status;

@@ -160,13 +160,11 @@ void ReferenceWalk::count_standard(const L2TableBytes& table,
   }
   if (((bitmap >> 32) & bitmap) != 0) {
     findings->corruption({Finding::Kind::kSubclustersBoth, false, offset});
-    return;
   }
   if (context_->geometry.offset_in_cluster(offset) != 0) {
     const bool holds_data =
         extended ? (bitmap & UINT32_MAX) != 0 : (raw & kL2ZeroFlag) == 0;
-    const bool zeroed =
-        !holds_data && !extended && set_aside({place.offset, index, raw});
+    const bool zeroed = !holds_data && set_aside({place.offset, index, raw});
     findings->corruption({holds_data ? Finding::Kind::kDataUnaligned
                                      : Finding::Kind::kPreallocatedUnaligned,
                           zeroed, offset});
