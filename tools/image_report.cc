@@ -16,7 +16,9 @@
 #include "engine/image_opener.h"
 #include "engine/sector.h"
 #include "formats/qcow2/header.h"
+#include "formats/qcow2/snapshot_table.h"
 #include "tools/cli_text.h"
+#include "tools/snapshot_text.h"
 
 namespace spindle {
 namespace {
@@ -120,6 +122,11 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
         resolve_backing_filename(report.filename, report.backing_filename);
   }
   report.format_specific = describe_qcow2(*header);
+  const absl::StatusOr<std::vector<qcow2::Snapshot>> snapshots =
+      qcow2::read_snapshot_table(channel, *header);
+  if (!snapshots.ok()) return snapshots.status();
+  for (const qcow2::Snapshot& snapshot : *snapshots)
+    report.snapshots.push_back(snapshot.info);
   return report;
 }
 
@@ -237,6 +244,7 @@ std::string to_text(const ImageReport& report) {
                       "\n");
     }
   }
+  text += snapshot_table_text(report.snapshots);
   if (!report.format_specific.is_null()) {
     absl::StrAppend(&text, "Format specific information:\n");
     append_values(report.format_specific, 4, &text);
@@ -245,10 +253,27 @@ std::string to_text(const ImageReport& report) {
 }
 
 // In the order in which QEMU prints the members.
+Json to_json(const SnapshotInfo& snapshot) {
+  constexpr uint64_t kNanosecondsPerSecond = 1'000'000'000;
+  Json json = Json::object();
+  if (snapshot.instruction_count.has_value())
+    json["icount"] = *snapshot.instruction_count;
+  json["vm-clock-nsec"] = snapshot.vm_clock_nanoseconds % kNanosecondsPerSecond;
+  json["name"] = snapshot.name;
+  json["date-sec"] = snapshot.date_seconds;
+  json["date-nsec"] = snapshot.date_nanoseconds;
+  json["vm-clock-sec"] = snapshot.vm_clock_nanoseconds / kNanosecondsPerSecond;
+  json["id"] = snapshot.id;
+  json["vm-state-size"] = snapshot.vm_state_bytes;
+  return json;
+}
+
 Json to_json(const ImageReport& report) {
   Json json = Json::object();
   if (!report.backing_format.empty())
     json["backing-filename-format"] = report.backing_format;
+  for (const SnapshotInfo& snapshot : report.snapshots)
+    json["snapshots"].push_back(to_json(snapshot));
   json["virtual-size"] = report.virtual_size_bytes;
   json["filename"] = report.filename;
   if (report.cluster_size_bytes.has_value())

@@ -15,6 +15,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/format.h"
+#include "engine/snapshot.h"
 
 namespace spindle {
 
@@ -28,6 +29,7 @@ struct ImageReport {
   bool dirty = false;
   std::string backing_filename;  // as it stands in the image; empty: none
   std::string backing_format;    // empty: not stated
+  std::vector<SnapshotInfo> snapshots;
   // Where that name leads from the image's own directory.
   std::string full_backing_filename;
   // By QEMU's names and in its order; null: the format has nothing to add.

@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
       {"check", spindle::add_check_command},
       {"info", spindle::add_info_command},
       {"bench", spindle::add_bench_command},
+      {"snapshot", spindle::add_snapshot_command},
   };
   std::vector<std::pair<std::string, spindle::Command>> commands;
   for (const auto& [name, add] : adders) commands.emplace_back(name, add(&app));

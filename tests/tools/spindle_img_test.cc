@@ -349,6 +349,59 @@ TEST(Create, ListsOptions) {
       << result.output;
 }
 
+// ---- snapshot ---------------------------------------------------------------
+
+TEST(Snapshot, ListsAsQemuDoes) {
+  const std::string path = make({"-f", "qcow2"});
+  expect_same({"snapshot", "-l", path});
+  for (const char* name : {"first", "a-rather-long-name-of-a-snapshot", "7"})
+    ASSERT_EQ(qemu({"snapshot", "-c", name, path}).exit_code, 0);
+  expect_same({"snapshot", "-l", path});
+  expect_same({"snapshot", path});
+  expect_same_info(path);
+  // A format without snapshots has none.
+  expect_same({"snapshot", "-l", make({"-f", "raw"})});
+}
+
+TEST(Snapshot, MakesReturnsToAndDeletes) {
+  const std::string path = make({"-f", "qcow2"});
+  const auto write = [&](int pattern) {
+    return testing::qemu_io({path, "qcow2"},
+                            {absl::StrCat("write -P ", pattern, " 0 1M")});
+  };
+  const auto holds = [&](int pattern) {
+    return testing::qemu_io({path, "qcow2"},
+                            {absl::StrCat("read -P ", pattern, " 0 1M")},
+                            {.read_only = true});
+  };
+  ASSERT_TRUE(write(1).ok());
+  EXPECT_EQ(ours({"snapshot", "-c", "one", path}).exit_code, 0);
+  ASSERT_TRUE(write(2).ok());
+  EXPECT_EQ(ours({"snapshot", "-c", "two", path}).exit_code, 0);
+  expect_same({"snapshot", "-l", path});
+  EXPECT_EQ(ours({"snapshot", "-a", "one", path}).exit_code, 0);
+  EXPECT_TRUE(holds(1).ok());
+  EXPECT_EQ(ours({"snapshot", "-d", "1", path}).exit_code, 0);
+  EXPECT_EQ(ours({"snapshot", "-a", "two", path}).exit_code, 0);
+  EXPECT_TRUE(holds(2).ok());
+  expect_same({"snapshot", "-l", path});
+  EXPECT_TRUE(testing::qemu_check({path, "qcow2"}).ok());
+}
+
+TEST(Snapshot, RefusesWhatIsNotThere) {
+  const std::string path = make({"-f", "qcow2"});
+  for (const char* option : {"-a", "-d"}) {
+    const ToolResult result = ours({"snapshot", option, "none", path});
+    EXPECT_EQ(result.exit_code, 1);
+    EXPECT_TRUE(absl::StrContains(result.output, "'none'")) << result.output;
+  }
+  const ToolResult both = ours({"snapshot", "-l", "-c", "x", path});
+  EXPECT_EQ(both.exit_code, 1);
+  EXPECT_TRUE(absl::StrContains(both.output,
+                                "Cannot mix '-l', '-a', '-c', '-d'"))
+      << both.output;
+}
+
 // ---- bench ------------------------------------------------------------------
 
 // The first line and the form of the last.
