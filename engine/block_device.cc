@@ -137,6 +137,13 @@ absl::Status BlockDevice::write_zeroes(ByteRange range,
   return core_->run_here(zeroes(range, flags), IoVector());
 }
 
+absl::Status BlockDevice::write_compressed(const IoVector& qiov, Sector sector,
+                                           WriteFlags flags) {
+  return core_->run_here(
+      transfer_by_sector(RequestKind::kWriteCompressed, sector, qiov, flags),
+      qiov);
+}
+
 absl::StatusOr<BlockStatus> BlockDevice::block_status(ByteRange range,
                                                       BlockStatusScope scope) {
   BlockStatus result;
@@ -231,6 +238,22 @@ AioHandle BlockDevice::aio_write_zeroes(ByteRange range, WriteZeroesFlags flags,
                                         AioCallback callback) {
   return core_->submit(
       make_request(zeroes(range, flags), nullptr, std::move(callback)));
+}
+
+AioHandle BlockDevice::aio_write_compressed(Sector sector, const IoVector& qiov,
+                                            uint64_t user_data,
+                                            WriteFlags flags) {
+  const RequestSpec spec =
+      transfer_by_sector(RequestKind::kWriteCompressed, sector, qiov, flags);
+  return core_->submit(make_request(spec, &qiov, user_data));
+}
+
+AioHandle BlockDevice::aio_write_compressed(Sector sector, const IoVector& qiov,
+                                            AioCallback callback,
+                                            WriteFlags flags) {
+  const RequestSpec spec =
+      transfer_by_sector(RequestKind::kWriteCompressed, sector, qiov, flags);
+  return core_->submit(make_request(spec, &qiov, std::move(callback)));
 }
 
 AioHandle BlockDevice::aio_block_status(ByteRange range, BlockStatusScope scope,

@@ -107,6 +107,10 @@ class BlockDevice {
   absl::Status flush();
   absl::Status discard(ByteRange range);
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags = {});
+  // Whole clusters, of which the last may end at the end of the image; see
+  // BlockDriver::write_compressed.  Errors: kUnimplemented too.
+  absl::Status write_compressed(const IoVector& qiov, Sector sector,
+                                WriteFlags flags = {});
   absl::StatusOr<BlockStatus> block_status(
       ByteRange range, BlockStatusScope scope = BlockStatusScope::kWholeChain);
 
@@ -141,6 +145,10 @@ class BlockDevice {
                              uint64_t user_data);
   AioHandle aio_write_zeroes(ByteRange range, WriteZeroesFlags flags,
                              AioCallback callback);
+  AioHandle aio_write_compressed(Sector sector, const IoVector& qiov,
+                                 uint64_t user_data, WriteFlags flags = {});
+  AioHandle aio_write_compressed(Sector sector, const IoVector& qiov,
+                                 AioCallback callback, WriteFlags flags = {});
   AioHandle aio_block_status(ByteRange range, BlockStatusScope scope,
                              AioStatusCallback callback);
 

@@ -19,9 +19,10 @@ enum class RequestKind {
   kFlush,
   kDiscard,
   kWriteZeroes,
+  kWriteCompressed,
   kBlockStatus
 };
-inline constexpr size_t kRequestKindCount = 6;
+inline constexpr size_t kRequestKindCount = 7;
 
 struct WriteFlags {
   // Force unit access: durable when it completes.

@@ -40,6 +40,10 @@ RequestExecutor::RequestExecutor(BlockDriver* driver, CacheMode cache_mode,
 void RequestExecutor::refresh() {
   transfer_.refresh();
   capabilities_ = driver_->capabilities();
+  if (capabilities_.has(Capability::kWriteCompressed)) {
+    cluster_bytes_ =
+        driver_->info().cluster_size_bytes.value_or(kSectorSizeBytes);
+  }
   length_bytes_.store(driver_->length_bytes(), std::memory_order_relaxed);
   read_only_.store(driver_->read_only(), std::memory_order_relaxed);
 }
@@ -55,7 +59,25 @@ absl::Status RequestExecutor::check(const RequestSpec& spec) const {
     return absl::InvalidArgumentError(absl::StrCat(
         "the length, ", spec.length, ", is not a multiple of 512"));
   }
-  return check_range(spec);
+  absl::Status status = check_range(spec);
+  if (status.ok() && spec.kind == RequestKind::kWriteCompressed)
+    status = check_compressed(spec);
+  return status;
+}
+
+// REQUIRES: check_range() is OK.
+absl::Status RequestExecutor::check_compressed(const RequestSpec& spec) const {
+  if (!capabilities_.has(Capability::kWriteCompressed))
+    return absl::UnimplementedError("the driver cannot compress");
+  const uint64_t end = spec.offset + spec.length;
+  if (is_aligned(spec.offset, cluster_bytes_) &&
+      (end >= length_bytes() || is_aligned(end, cluster_bytes_))) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat("offset ", spec.offset, " and length ", spec.length,
+                   " of a compressed write are not whole clusters of ",
+                   cluster_bytes_, " bytes"));
 }
 
 absl::Status RequestExecutor::check_range(const RequestSpec& spec) const {
@@ -133,6 +155,8 @@ absl::Status RequestExecutor::run(const RequestSpec& spec, const IoVector& qiov,
       if (done_bytes == 0) return write(spec, qiov, spec.offset, attempt);
       return write(spec, qiov.slice(done_bytes, spec.length - done_bytes),
                    spec.offset + done_bytes, attempt);
+    case RequestKind::kWriteCompressed:
+      return write(spec, qiov, spec.offset, attempt);
     case RequestKind::kFlush:
       return flush();
     case RequestKind::kDiscard:
@@ -189,7 +213,9 @@ absl::Status RequestExecutor::write(const RequestSpec& spec,
     const WriteZeroesFlags flags{.may_unmap = detect == DetectZeroes::kUnmap};
     status = write_zeroes(clamp({offset, qiov.length_bytes()}), flags, attempt);
   } else {
-    status = put(qiov, offset, attempt);
+    status = spec.kind == RequestKind::kWriteCompressed
+                 ? put_compressed(qiov, offset, attempt)
+                 : put(qiov, offset, attempt);
   }
   if (status.ok() && must_be_durable(spec)) status = flush();
   return status;
@@ -234,6 +260,41 @@ absl::Status RequestExecutor::put_ragged(const IoVector& qiov, uint64_t offset,
   padded.append(
       IoVector(tail + (alignment - (padded_end - end)), padded_end - end));
   return transfer_.transfer(Direction::kWrite, padded, begin);
+}
+
+// ---- Compressed writes
+// --------------------------------------------------------
+
+absl::Status RequestExecutor::put_compressed(const IoVector& qiov,
+                                             uint64_t offset,
+                                             Attempt* attempt) {
+  const Hold hold = hold_range(&ranges_, {offset, qiov.length_bytes()},
+                               Mode::kShared, *attempt);
+  if (!hold.held()) return give_up(attempt);
+  if (!is_aligned_to_driver(offset, qiov.length_bytes()) ||
+      !transfer_.fits(qiov)) {
+    return put_compressed_bounced(qiov, offset);
+  }
+  return driver_->write_compressed(qiov, Sector::from_byte_offset(offset));
+}
+
+// Cluster by cluster, through a buffer that the driver can take.
+absl::Status RequestExecutor::put_compressed_bounced(const IoVector& qiov,
+                                                     uint64_t offset) {
+  const AlignedBufferPool::Lease buffer = transfer_.take_buffer(cluster_bytes_);
+  for (uint64_t done = 0; done < qiov.length_bytes();) {
+    const uint64_t bytes = std::min(cluster_bytes_, qiov.length_bytes() - done);
+    const uint64_t padded =
+        align_up(bytes, transfer_.limits().request_alignment_bytes);
+    qiov.copy_to(done, buffer.data(), bytes);
+    std::fill_n(buffer.data() + bytes, padded - bytes, uint8_t{0});
+    const absl::Status status =
+        driver_->write_compressed(IoVector(buffer.data(), padded),
+                                  Sector::from_byte_offset(offset + done));
+    if (!status.ok()) return status;
+    done += bytes;
+  }
+  return absl::OkStatus();
 }
 
 // ---- Zeroes -----------------------------------------------------------------

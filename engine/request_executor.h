@@ -55,7 +55,7 @@ class RequestExecutor {
     detect_zeroes_.store(mode, std::memory_order_relaxed);
   }
 
-  // Errors: kInvalidArgument, kOutOfRange, kPermissionDenied.
+  // Errors: kInvalidArgument, kOutOfRange, kPermissionDenied, kUnimplemented.
   absl::Status check(const RequestSpec& spec) const;
 
   // Does as much of a read or a write, from its front, as can be done without
@@ -72,11 +72,13 @@ class RequestExecutor {
   // True if requests of that kind hold ranges for which others wait.
   static bool holds_ranges(RequestKind kind) {
     return kind == RequestKind::kWrite || kind == RequestKind::kDiscard ||
-           kind == RequestKind::kWriteZeroes;
+           kind == RequestKind::kWriteZeroes ||
+           kind == RequestKind::kWriteCompressed;
   }
 
  private:
   absl::Status check_range(const RequestSpec& spec) const;
+  absl::Status check_compressed(const RequestSpec& spec) const;
   bool is_aligned_to_driver(uint64_t offset, uint64_t length) const;
   // `range` cut off at the end of the image.
   ByteRange clamp(ByteRange range) const;
@@ -90,6 +92,9 @@ class RequestExecutor {
   absl::Status put(const IoVector& qiov, uint64_t offset, Attempt* attempt);
   absl::Status put_ragged(const IoVector& qiov, uint64_t offset,
                           Attempt* attempt);
+  absl::Status put_compressed(const IoVector& qiov, uint64_t offset,
+                              Attempt* attempt);
+  absl::Status put_compressed_bounced(const IoVector& qiov, uint64_t offset);
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags,
                             Attempt* attempt);
   absl::Status write_zeroes_aligned(ByteRange range, WriteZeroesFlags flags,
@@ -107,6 +112,8 @@ class RequestExecutor {
   const CacheMode cache_mode_;
   DriverTransfer transfer_;
   Capabilities capabilities_;  // changed by refresh() only
+  // What compressed writes are made of; likewise.
+  uint64_t cluster_bytes_ = kSectorSizeBytes;
   std::atomic<uint64_t> length_bytes_{0};
   std::atomic<bool> read_only_{false};
   std::atomic<DetectZeroes> detect_zeroes_;

@@ -59,6 +59,20 @@ TEST(Synchronous, EachKindReachesTheDriver) {
   EXPECT_EQ(counters.of(RequestKind::kBlockStatus).requests, 1u);
 }
 
+// The test driver cannot compress; what it says comes back either way.
+TEST(Synchronous, ACompressedWriteIsRefusedWhereTheDriverCannot) {
+  DeviceFixture fixture;
+  BlockDevice& device = *fixture.device;
+  Buffer data(4096, 'd');
+  EXPECT_TRUE(
+      absl::IsUnimplemented(device.write_compressed(data.vector(), Sector(0))));
+  device.aio_write_compressed(Sector(0), data.vector(), 7);
+  const auto completions = fixture.wait(1);
+  EXPECT_EQ(completions[0].user_data, 7u);
+  EXPECT_TRUE(absl::IsUnimplemented(completions[0].status));
+  EXPECT_EQ(device.counters().of(RequestKind::kWriteCompressed).errors, 2u);
+}
+
 TEST(Asynchronous, EachKindCompletesThroughTheQueue) {
   DeviceFixture fixture;
   BlockDevice& device = *fixture.device;

@@ -1,5 +1,6 @@
 #include "engine/request_executor.h"
 
+#include <algorithm>
 #include <limits>
 #include <string>
 #include <thread>
@@ -129,8 +130,9 @@ TEST(RequestChecks, SaturateSectorsThatDoNotFit) {
 
 TEST(RequestChecks, RefuseChangesOfAReadOnlyImage) {
   Bench bench({.read_only = true});
-  for (RequestKind kind : {RequestKind::kWrite, RequestKind::kDiscard,
-                           RequestKind::kWriteZeroes}) {
+  for (RequestKind kind :
+       {RequestKind::kWrite, RequestKind::kDiscard, RequestKind::kWriteZeroes,
+        RequestKind::kWriteCompressed}) {
     EXPECT_EQ(bench.requests.check({.kind = kind, .length = 512}).code(),
               absl::StatusCode::kPermissionDenied);
   }
@@ -434,6 +436,120 @@ TEST(CacheModes, HaveNames) {
   apply_cache_mode(CacheMode::kUnsafe, &options);
   EXPECT_FALSE(options.direct);
   EXPECT_TRUE(options.no_flush);
+}
+
+// ---- Compressed writes ------------------------------------------------------
+
+// Stores what it is given, and remembers how it came.
+class CompressingDriver : public testing::MemoryDriver {
+ public:
+  static constexpr uint64_t kClusterBytes = 4096;
+  static constexpr uint64_t kLengthBytes = 4 * kClusterBytes + 700;
+
+  explicit CompressingDriver(DriverLimits limits = {})
+      : MemoryDriver(options_with(limits)) {}
+
+  ImageInfo info() const override {
+    ImageInfo info = MemoryDriver::info();
+    info.cluster_size_bytes = kClusterBytes;
+    return info;
+  }
+  absl::Status write_compressed(const IoVector& qiov, Sector sector) override {
+    calls.push_back({sector.byte_offset(), qiov.length_bytes()});
+    segments = std::max(segments, qiov.segment_count());
+    return MemoryDriver::write(qiov, sector);
+  }
+
+  std::vector<ByteRange> calls;
+  size_t segments = 0;
+
+ private:
+  static Options options_with(DriverLimits limits) {
+    Options options;
+    options.length_bytes = kLengthBytes;
+    options.limits = limits;
+    options.capabilities.add(Capability::kWriteCompressed);
+    options.capabilities.remove(Capability::kGrows);
+    return options;
+  }
+};
+
+RequestSpec compressed_at(uint64_t offset, uint64_t length, bool fua = false) {
+  return {.kind = RequestKind::kWriteCompressed,
+          .by_sector = true,
+          .write_flags = {.fua = fua},
+          .offset = offset,
+          .length = length};
+}
+
+absl::Status run_compressed(RequestExecutor& requests, std::string* data,
+                            uint64_t offset, bool fua = false) {
+  const RequestSpec spec = compressed_at(offset, data->size(), fua);
+  if (absl::Status status = requests.check(spec); !status.ok()) return status;
+  RequestExecutor::Attempt attempt;
+  return requests.run(spec, over(data), 0, nullptr, &attempt);
+}
+
+TEST(RequestCompressed, OnlyWholeClustersReachTheDriver) {
+  CompressingDriver driver;
+  RequestExecutor requests(&driver, CacheMode::kWriteback, DetectZeroes::kOff);
+  for (const ByteRange& bad :
+       {ByteRange{512, 4096}, ByteRange{0, 512}, ByteRange{4096, 4096 + 512},
+        ByteRange{2 * 4096 + 512, 2 * 4096 + 512}}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(
+        requests.check(compressed_at(bad.offset, bad.length))))
+        << bad.offset;
+  }
+  EXPECT_TRUE(absl::IsOutOfRange(requests.check(compressed_at(4096, 1 << 20))));
+  std::string data = pattern(2 * 4096);
+  ASSERT_EQ(run_compressed(requests, &data, 4096), absl::OkStatus());
+  // To the end of the image, and to that of its last sector.
+  std::string tail = pattern(4096 + 1024);
+  ASSERT_EQ(run_compressed(requests, &tail, 3 * 4096), absl::OkStatus());
+  ASSERT_EQ(driver.calls.size(), 2u);
+  EXPECT_EQ(driver.calls[0], (ByteRange{4096, 2 * 4096}));
+  EXPECT_EQ(driver.calls[1], (ByteRange{3 * 4096, 4096 + 1024}));
+  EXPECT_EQ(driver.content({4096, 4096}), data.substr(0, 4096));
+  EXPECT_EQ(driver.flush_count(), 0u);
+  ASSERT_EQ(run_compressed(requests, &data, 0, /*fua=*/true), absl::OkStatus());
+  EXPECT_EQ(driver.flush_count(), 1u);
+}
+
+TEST(RequestCompressed, IsRefusedWhereTheDriverCannot) {
+  Bench bench;
+  EXPECT_TRUE(
+      absl::IsUnimplemented(bench.requests.check(compressed_at(0, 4096))));
+}
+
+// What the driver cannot take as it is comes cluster by cluster.
+TEST(RequestCompressed, BouncesWhatTheDriverCannotTake) {
+  DriverLimits limits;
+  limits.request_alignment_bytes = 4096;
+  limits.memory_alignment_bytes = 4096;
+  limits.max_segments = 1;
+  CompressingDriver driver(limits);
+  RequestExecutor requests(&driver, CacheMode::kWriteback, DetectZeroes::kOff);
+  std::string data = pattern(CompressingDriver::kLengthBytes);
+  data.resize(4 * 4096 + 1024, '\0');
+  const RequestSpec spec = compressed_at(0, data.size());
+  ASSERT_EQ(requests.check(spec), absl::OkStatus());
+  IoVector pieces(data.data(), 1000);
+  pieces.append(IoVector(data.data() + 1000, data.size() - 1000));
+  RequestExecutor::Attempt attempt;
+  ASSERT_EQ(requests.run(spec, pieces, 0, nullptr, &attempt), absl::OkStatus());
+  EXPECT_EQ(driver.calls.size(), 5u);
+  EXPECT_EQ(driver.segments, 1u);
+  EXPECT_EQ(driver.content(), data.substr(0, CompressingDriver::kLengthBytes));
+}
+
+TEST(RequestCompressed, ZeroesAreDetected) {
+  CompressingDriver driver;
+  driver.set_content(0, pattern(4096));
+  RequestExecutor requests(&driver, CacheMode::kWriteback, DetectZeroes::kOn);
+  std::string zeroes(4096, '\0');
+  ASSERT_EQ(run_compressed(requests, &zeroes, 0), absl::OkStatus());
+  EXPECT_TRUE(driver.calls.empty());
+  EXPECT_EQ(driver.content({0, 4096}), zeroes);
 }
 
 }  // namespace
