@@ -161,8 +161,17 @@ absl::Status Check::rebuild() {
   // Everything anew: what is left, and where the clusters are.
   result() = CheckResult();
   status = count(/*repairs=*/false);
+  const CheckResult counted = result();
   if (status.ok()) status = compare(Fix());
   if (!status.ok()) return status;
+  // In an image whose tables overlap what was written just now may be what an
+  // entry says.
+  if (result().leaks != 0 || result().corruptions != counted.corruptions) {
+    result() = counted;
+    status = compare({options().fix_leaks, options().fix_errors});
+    if (!status.ok()) return status;
+    result().leaks_fixed = result().corruptions_fixed = 0;
+  }
   result().corruptions_fixed = old.corruptions_fixed;
   result().leaks_fixed = old.leaks_fixed;
   if (result().corruptions < old.corruptions)

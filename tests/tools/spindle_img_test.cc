@@ -15,6 +15,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "tests/support/qemu_tools.h"
 
 namespace spindle {
@@ -397,9 +398,147 @@ TEST(Snapshot, RefusesWhatIsNotThere) {
   }
   const ToolResult both = ours({"snapshot", "-l", "-c", "x", path});
   EXPECT_EQ(both.exit_code, 1);
-  EXPECT_TRUE(absl::StrContains(both.output,
-                                "Cannot mix '-l', '-a', '-c', '-d'"))
+  EXPECT_TRUE(
+      absl::StrContains(both.output, "Cannot mix '-l', '-a', '-c', '-d'"))
       << both.output;
+}
+
+// ---- check ------------------------------------------------------------------
+
+uint64_t read_big64(const std::string& path, uint64_t offset) {
+  std::ifstream file(path, std::ios::binary);
+  file.seekg(static_cast<std::streamoff>(offset));
+  uint64_t value = 0;
+  for (int i = 0; i < 8; ++i)
+    value = value << 8 | static_cast<uint8_t>(file.get());
+  return value;
+}
+
+// An image with some data; where its first refcount block and L2 table stand.
+struct Checked {
+  Checked() : path(make({"-f", "qcow2"})) {
+    EXPECT_EQ(run("qemu-io", {"-c", "write 0 1M", path}).exit_code, 0);
+    block = read_big64(path, read_big64(path, 48));
+    l2 = read_big64(path, read_big64(path, 40)) & 0xfffffffffffe00;
+  }
+  const std::string path;
+  uint64_t block = 0;
+  uint64_t l2 = 0;
+};
+
+std::vector<std::string> sorted_lines(const std::string& output) {
+  std::vector<std::string> lines = absl::StrSplit(
+      absl::StrReplaceAll(output, {{"spindle-img:", "qemu-img:"}}), '\n');
+  std::sort(lines.begin(), lines.end());
+  return lines;
+}
+
+void expect_same_check(const std::string& path) {
+  for (const Arguments& form :
+       {Arguments{"check"}, Arguments{"check", "--output=json"},
+        Arguments{"check", "-q", "-f", "qcow2", "-U"}}) {
+    Arguments arguments = form;
+    arguments.push_back(path);
+    const ToolResult theirs = qemu(arguments);
+    const ToolResult mine = ours(arguments);
+    SCOPED_TRACE(join(arguments));
+    EXPECT_EQ(mine.exit_code, theirs.exit_code);
+    // Where the two streams meet depends on when each is written out.
+    EXPECT_EQ(sorted_lines(mine.output), sorted_lines(theirs.output));
+  }
+}
+
+// The same repair of copies, with the same words, and QEMU's verdict on ours.
+void expect_same_repair(const std::string& path, const std::string& what,
+                        int exit_code, int exit_code_afterwards) {
+  for (const char* output : {"--output=human", "--output=json"}) {
+    SCOPED_TRACE(absl::StrCat(what, " ", output));
+    std::vector<std::string> outputs;
+    for (const bool is_ours : {false, true}) {
+      // Under one name: it is printed.
+      const std::string copy = absl::StrCat(path, ".repaired");
+      EXPECT_EQ(run("cp", {path, copy}).exit_code, 0);
+      const Arguments arguments = {"check", output, "-r", what, copy};
+      const ToolResult result = is_ours ? ours(arguments) : qemu(arguments);
+      EXPECT_EQ(result.exit_code, exit_code) << result.output;
+      outputs.push_back(
+          absl::StrReplaceAll(result.output, {{"spindle-img:", "qemu-img:"}}));
+      EXPECT_EQ(qemu({"check", copy}).exit_code, exit_code_afterwards);
+    }
+    EXPECT_EQ(outputs[1], outputs[0]);
+  }
+}
+
+TEST(Check, EqualsQemusForSoundImages) {
+  expect_same_check(Checked().path);
+  expect_same_check(make({"-f", "qcow2"}, "0"));
+  const Checked image;
+  ASSERT_EQ(qemu({"snapshot", "-c", "one", image.path}).exit_code, 0);
+  expect_same_check(image.path);
+  ASSERT_EQ(ours({"check", "-r", "all", image.path}).exit_code, 0);
+}
+
+TEST(Check, EqualsQemusForLeaks) {
+  const Checked counted;
+  write_bytes(counted.path, counted.block + 12, std::string("\0\3", 2));
+  EXPECT_EQ(ours({"check", counted.path}).exit_code,
+            2);  // COPIED is wrong, too
+  expect_same_check(counted.path);
+  expect_same_repair(counted.path, "leaks", 0, 0);
+  expect_same_repair(counted.path, "all", 0, 0);
+  const Checked dropped;
+  write_bytes(dropped.path, dropped.l2, std::string(8, '\0'));
+  EXPECT_EQ(ours({"check", dropped.path}).exit_code, 3);
+  expect_same_check(dropped.path);
+  expect_same_repair(dropped.path, "leaks", 0, 0);
+}
+
+TEST(Check, EqualsQemusForCorruptions) {
+  const Checked crossed;
+  write_bytes(crossed.path, crossed.l2, std::string("\x80\0\0\0\0\x06\0\0", 8));
+  expect_same_check(crossed.path);
+  expect_same_repair(crossed.path, "leaks", 2, 2);
+  expect_same_repair(crossed.path, "all", 0, 0);
+  const Checked reserved;
+  write_bytes(reserved.path, reserved.l2 + 7, "\x40");
+  expect_same_check(reserved.path);
+  expect_same_repair(reserved.path, "all", 2, 2);
+  const Checked uncounted;
+  write_bytes(uncounted.path, uncounted.block, std::string(2, '\0'));
+  expect_same_check(uncounted.path);
+  expect_same_repair(uncounted.path, "leaks", 1, 2);
+}
+
+TEST(Check, RepairsWhatMustBeRebuilt) {
+  const Checked image;
+  const uint64_t table = read_big64(image.path, 48);
+  write_bytes(image.path, table + 6, "\x02");
+  EXPECT_EQ(ours({"check", image.path}).exit_code, 1);
+  expect_same_check(image.path);
+  EXPECT_EQ(ours({"check", "-r", "all", image.path}).exit_code, 0);
+  EXPECT_EQ(qemu({"check", image.path}).exit_code, 0);
+}
+
+TEST(Check, RepairsWhatCannotBeOpenedOtherwise) {
+  const Checked image;
+  write_bytes(image.path, 79, "\x03");
+  expect_same_check(image.path);
+  EXPECT_EQ(ours({"check", "-r", "all", image.path}).exit_code, 0);
+  EXPECT_EQ(read_big64(image.path, 72), 0u);
+  expect_same_check(image.path);
+}
+
+TEST(Check, RefusesAsQemuDoes) {
+  const std::string raw = make({"-f", "raw"});
+  expect_same({"check", raw});
+  EXPECT_EQ(ours({"check", raw}).exit_code, 63);
+  const Checked image;
+  expect_same({"check", "-f", "raw", image.path});
+  expect_same({"check", "--output=xml", image.path});
+  EXPECT_EQ(ours({"check", "-r", "some", image.path}).exit_code, 1);
+  expect_same({"check", "-r", "all", "-U", image.path});
+  EXPECT_EQ(ours({"check", "/no/such/file"}).exit_code, 1);
+  EXPECT_EQ(ours({"check"}).exit_code, 1);
 }
 
 // ---- bench ------------------------------------------------------------------
