@@ -275,6 +275,18 @@ absl::Status Snapshots::update_copied_flags() {
   return absl::OkStatus();
 }
 
+absl::Status Snapshots::settle_references() {
+  absl::Status status;
+  // Once more after an error: what is not done now, nobody does later.
+  for (int attempt = 0; attempt < 2; ++attempt) {
+    status = image_.rounds().settle();
+    if (status.ok()) status = update_copied_flags();
+    if (status.ok()) status = image_.rounds().settle();
+    if (status.ok()) break;
+  }
+  return status;
+}
+
 absl::Status Snapshots::update_copied_flags_of(uint64_t l1_index) {
   const Geometry& geometry = image_.geometry();
   const HostOffset table = image_.l1().l2_table(l1_index);
@@ -379,7 +391,9 @@ absl::Status Snapshots::switch_to(std::vector<Snapshot> wanted) {
   if (status.ok()) status = image_.rounds().settle();
   if (status.ok()) status = switch_header(place, wanted.size());
   if (!status.ok()) {
-    image_.allocator().free_unpublished(clusters_of(place));
+    // Where the header may name the new table, that stays counted.
+    if (!image_.corruption().is_set())
+      image_.allocator().free_unpublished(clusters_of(place));
     return status;
   }
   const ByteRange old = std::exchange(table_, place);
@@ -444,13 +458,10 @@ absl::StatusOr<SnapshotInfo> Snapshots::create(const SnapshotInfo& wanted) {
   }
   // Nothing names the new references.  Where even this fails there are leaks,
   // and flags that make writes go elsewhere for nothing.
-  if (counted) {
-    drop_references(entries).IgnoreError();
-    image_.rounds().settle().IgnoreError();
-    update_copied_flags().IgnoreError();
-  }
+  if (image_.corruption().is_set()) return status;
+  if (counted) drop_references(entries).IgnoreError();
   image_.allocator().free_unpublished(l1);
-  image_.rounds().settle().IgnoreError();
+  settle_references().IgnoreError();
   return status;
 }
 
@@ -536,9 +547,7 @@ absl::Status Snapshots::apply(absl::string_view name) {
   const absl::Status dropped = drop_references(old_entries);
   forget_tables(old_entries);
   status = add_extents(entries);
-  if (status.ok()) status = image_.rounds().settle();
-  if (status.ok()) status = update_copied_flags();
-  if (status.ok()) status = image_.rounds().settle();
+  if (status.ok()) status = settle_references();
   return status.ok() ? dropped : status;
 }
 
@@ -565,9 +574,7 @@ absl::Status Snapshots::remove(absl::string_view name) {
   image_.pending().add_durably_dropped(
       {geometry.cluster_index(l1.offset), geometry.cluster_index(l1.length)});
   forget_tables(*entries);
-  absl::Status settled = image_.rounds().settle();
-  if (settled.ok()) settled = update_copied_flags();
-  if (settled.ok()) settled = image_.rounds().settle();
+  const absl::Status settled = settle_references();
   return settled.ok() ? status : settled;
 }
 

@@ -7,7 +7,9 @@
 // Order (rule 2): new references are durable before anything names them; the
 // snapshot table is switched by one write within the header's first sector,
 // durable; only then are old references given up.  After a crash at any point
-// there are at worst clusters with too high a refcount.
+// there are at worst clusters with too high a refcount, and entries that are
+// not COPIED though nothing shares their cluster, or COPIED though the snapshot
+// that was to share it does not exist: `check` mends both.
 //
 // create(), apply() and remove() stop all requests of the image: for a walk
 // over its L2 tables and the refcounts of what they name (reading those that
@@ -76,6 +78,8 @@ class Snapshots {
   // Makes COPIED say whether a refcount is one, in the active tables.
   absl::Status update_copied_flags();
   absl::Status update_copied_flags_of(uint64_t l1_index);
+  // Lowers the refcounts of what was dropped, and then sets the flags.
+  absl::Status settle_references();
 
   absl::Status write_l1(const L1Entries& entries, HostOffset where);
   // Makes the image have `wanted`; on error it has what it had.
