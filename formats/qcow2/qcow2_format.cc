@@ -52,7 +52,7 @@ class Qcow2Format final : public ImageFormat {
         {"cluster_size", "<size>", "qcow2 cluster size"},
         {"compat", "<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"},
         {"compression_type", "<str>",
-         "Method of compressed clusters (only zlib yet)"},
+         "Method of compressed clusters (zlib, zstd)"},
         {"data_file", "<str>", "File name of an external data file (not yet)"},
         {"data_file_raw", "<bool (on/off)>",
          "The data file stays a raw image (not yet)"},

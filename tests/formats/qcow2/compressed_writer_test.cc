@@ -94,19 +94,16 @@ INSTANTIATE_TEST_SUITE_P(
         Shape{"PartialEnd", 65536, "", (1 << 20) + 1536}),
     [](const auto& info) { return info.param.name; });
 
-// The same writes, one at a time: the same bytes.  Each cluster once, in
-// random order, some of them not compressed, some not compressible.
-TEST_P(SamePlacement, TheFileIsQemus) {
-  const Shape& shape = GetParam();
-  std::mt19937_64 random(test_seed());
+struct OneWrite {
+  uint64_t offset;
+  std::string bytes;
+  bool compressed;
+};
+
+// The same writes, one at a time: the same bytes.
+void expect_same_file(const Shape& shape, const std::vector<OneWrite>& writes) {
   const std::string options =
       absl::StrCat("cluster_size=", shape.cluster_bytes, shape.options);
-  std::vector<uint64_t> clusters;
-  for (uint64_t at = 0; at < shape.size_bytes; at += shape.cluster_bytes)
-    clusters.push_back(at);
-  std::shuffle(clusters.begin(), clusters.end(), random);
-  clusters.resize(std::min<size_t>(clusters.size(), 300));
-
   MemoryImageOptions memory;
   memory.size_bytes = shape.size_bytes;
   memory.bytes = qemu_image_bytes(shape.size_bytes, options);
@@ -115,38 +112,67 @@ TEST_P(SamePlacement, TheFileIsQemus) {
   ASSERT_TRUE(image.driver().capabilities().has(Capability::kWriteCompressed));
   std::vector<std::string> commands;
   std::vector<std::string> sources;
-  int compressed = 0;
+  for (const OneWrite& write : writes) {
+    sources.push_back(temporary_path("source"));
+    ASSERT_TRUE(write_file(sources.back(), {reinterpret_cast<const uint8_t*>(
+                                                write.bytes.data()),
+                                            write.bytes.size()})
+                    .ok());
+    commands.push_back(absl::StrCat("write ", write.compressed ? "-c " : "",
+                                    "-s ", sources.back(), " ", write.offset,
+                                    " ", write.bytes.size()));
+    ASSERT_EQ(write.compressed
+                  ? write_compressed(image.driver(), write.offset, write.bytes)
+                  : write_plain(image.driver(), write.offset, write.bytes),
+              absl::OkStatus());
+  }
+  ASSERT_EQ(image.close_and_check(), absl::OkStatus());
+  const std::string ours = image.memory().content();
+  const std::string theirs =
+      qemu_image_bytes(shape.size_bytes, options, commands);
+  for (const std::string& source : sources) ::unlink(source.c_str());
+  EXPECT_EQ(ours.size(), theirs.size());
+  for (const OneWrite& write : writes) {
+    ASSERT_EQ(l2_entry(ours, shape.cluster_bytes, write.offset),
+              l2_entry(theirs, shape.cluster_bytes, write.offset))
+        << "at guest offset " << write.offset;
+  }
+  EXPECT_TRUE(ours == theirs);
+}
+
+// Each cluster once, in random order, some of them not compressed, some not
+// compressible.
+TEST_P(SamePlacement, TheFileIsQemus) {
+  const Shape& shape = GetParam();
+  std::mt19937_64 random(test_seed());
+  std::vector<uint64_t> clusters;
+  for (uint64_t at = 0; at < shape.size_bytes; at += shape.cluster_bytes)
+    clusters.push_back(at);
+  std::shuffle(clusters.begin(), clusters.end(), random);
+  clusters.resize(std::min<size_t>(clusters.size(), 300));
+  std::vector<OneWrite> writes;
   for (const uint64_t at : clusters) {
     const uint64_t length =
         std::min(shape.cluster_bytes, shape.size_bytes - at);
     const uint64_t noise[] = {0, length / 16, length / 2, length};
-    const std::string bytes = some_bytes(random, length, noise[random() % 4]);
-    const bool plain = random() % 8 == 0;
-    sources.push_back(temporary_path("source"));
-    ASSERT_TRUE(
-        write_file(sources.back(),
-                   {reinterpret_cast<const uint8_t*>(bytes.data()), length})
-            .ok());
-    commands.push_back(absl::StrCat("write ", plain ? "" : "-c ", "-s ",
-                                    sources.back(), " ", at, " ", length));
-    const absl::Status status =
-        plain ? write_plain(image.driver(), at, bytes)
-              : write_compressed(image.driver(), at, bytes);
-    ASSERT_EQ(status, absl::OkStatus());
-    compressed += plain ? 0 : 1;
+    writes.push_back({at, some_bytes(random, length, noise[random() % 4]),
+                      random() % 8 != 0});
   }
-  ASSERT_GT(compressed, 10);
-  ASSERT_EQ(image.close_and_check(), absl::OkStatus());
-  const std::string ours = image.memory().content();
-  std::string theirs = qemu_image_bytes(shape.size_bytes, options, commands);
-  for (const std::string& source : sources) ::unlink(source.c_str());
-  EXPECT_EQ(ours.size(), theirs.size());
-  for (const uint64_t at : clusters) {
-    ASSERT_EQ(l2_entry(ours, shape.cluster_bytes, at),
-              l2_entry(theirs, shape.cluster_bytes, at))
-        << "at guest offset " << at;
+  expect_same_file(shape, writes);
+}
+
+// Data that would go on in the first cluster of a refcount block that is not
+// there yet, again and again, at each distance.
+TEST(SamePlacementAtRefcountBlocks, TheFileIsQemus) {
+  const Shape shape{"Blocks", 512, ",refcount_bits=64", 192 << 10};
+  std::mt19937_64 random(test_seed());
+  for (uint64_t noise_bytes = 150; noise_bytes < 450; noise_bytes += 50) {
+    SCOPED_TRACE(noise_bytes);
+    std::vector<OneWrite> writes;
+    for (uint64_t at = 0; at < shape.size_bytes; at += 512)
+      writes.push_back({at, some_bytes(random, 512, noise_bytes), true});
+    expect_same_file(shape, writes);
   }
-  EXPECT_TRUE(ours == theirs);
 }
 
 TEST(CompressedWriter, SeveralClustersInOneRequestArePackedInOrder) {
