@@ -17,6 +17,7 @@ namespace spindle {
 using Command = std::function<int()>;
 Command add_create_command(CLI::App* app);
 Command add_check_command(CLI::App* app);
+Command add_convert_command(CLI::App* app);
 Command add_info_command(CLI::App* app);
 Command add_bench_command(CLI::App* app);
 Command add_snapshot_command(CLI::App* app);

@@ -1,8 +1,4 @@
 // spindle-img create: make a new image.
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstdint>
@@ -25,6 +21,7 @@
 #include "formats/options/option_values.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
+#include "tools/new_file.h"
 
 namespace spindle {
 namespace {
@@ -195,36 +192,6 @@ absl::Status check_names(const CreateOptions& create, const ImageFormat& format,
   }
   return absl::OkStatus();
 }
-
-// The new image's file, if there was none of that name: removed again unless
-// the image is finished.  One that was there before is never removed.
-class NewFile {
- public:
-  explicit NewFile(const std::string& filename) : filename_(filename) {
-    // O_EXCL: whoever succeeds is the one who made it.
-    constexpr int kFlags = O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC;
-    const int fd = ::open(filename.c_str(), kFlags, 0644);
-    if (fd < 0) return;
-    made_here_ = ::fstat(fd, &facts_) == 0;
-    ::close(fd);
-  }
-  ~NewFile() {
-    struct stat now = {};
-    if (made_here_ && ::lstat(filename_.c_str(), &now) == 0 &&
-        now.st_dev == facts_.st_dev && now.st_ino == facts_.st_ino) {
-      ::unlink(filename_.c_str());
-    }
-  }
-  NewFile(const NewFile&) = delete;
-  NewFile& operator=(const NewFile&) = delete;
-
-  void keep() { made_here_ = false; }
-
- private:
-  const std::string filename_;
-  struct stat facts_ = {};
-  bool made_here_ = false;
-};
 
 absl::Status create_or_remove(const CreateArguments& arguments,
                               const ImageOpener& opener,

@@ -1,4 +1,4 @@
-// spindle-img: make, inspect and measure disk images.
+// spindle-img: make, copy, inspect and measure disk images.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <string>
@@ -20,12 +20,13 @@ int report_misuse(const CLI::App& app, const CLI::ParseError& error) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  CLI::App app("Make, inspect and measure disk images.", "spindle-img");
+  CLI::App app("Make, copy, inspect and measure disk images.", "spindle-img");
   app.require_subcommand(1);
   using AddCommand = spindle::Command (*)(CLI::App*);
   const std::vector<std::pair<const char*, AddCommand>> adders = {
       {"create", spindle::add_create_command},
       {"check", spindle::add_check_command},
+      {"convert", spindle::add_convert_command},
       {"info", spindle::add_info_command},
       {"bench", spindle::add_bench_command},
       {"snapshot", spindle::add_snapshot_command},
