@@ -388,12 +388,6 @@ absl::Status check_writable(const Header& header) {
         "qcow2: the image is marked corrupt; it must be repaired before it is "
         "opened for writing");
   }
-  if (header.is_dirty()) {
-    return absl::UnimplementedError(
-        "qcow2: the image is marked dirty (its refcounts are out of date); it "
-        "must be repaired "
-        "before it is opened for writing");
-  }
   return absl::OkStatus();
 }
 

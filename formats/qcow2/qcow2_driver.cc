@@ -434,6 +434,11 @@ absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
     return status;
   }
   absl::Status status = check_supported(image.header(), /*read_only=*/false);
+  if (status.ok() && image.header().is_dirty()) {
+    status = absl::UnimplementedError(
+        "qcow2: the image is marked dirty (its refcounts are out of date); it "
+        "is repaired when it is opened for writing, not when it is reopened");
+  }
   if (status.ok()) status = image.corruption().writes_allowed();
   if (status.ok()) status = file_->reopen(options);
   if (!status.ok()) return status;
@@ -497,9 +502,40 @@ absl::StatusOr<Header> read_header(BlockDriver* file) {
   return parse_header(head, file_length);
 }
 
+// An image that is marked dirty has refcounts that are out of date: puts them
+// right before anything is written, and reads the header anew.
+absl::Status repair_if_dirty(BlockDriver* file, const LogSink& log,
+                             Header* header) {
+  if (!header->is_dirty()) return absl::OkStatus();
+  // Not owned: the channel lives no longer than this call.
+  ByteChannel channel(std::shared_ptr<BlockDriver>(file, [](BlockDriver*) {}));
+  CheckOptions options;
+  options.fix_leaks = options.fix_errors = true;
+  if (log) {
+    options.report = [&log](absl::string_view line) {
+      log(LogSeverity::kWarning, absl::StrCat("qcow2: ", line));
+    };
+  }
+  const absl::StatusOr<CheckResult> result =
+      check_image(&channel, *header, options);
+  if (!result.ok()) {
+    return with_context(result.status(),
+                        "the image is marked dirty and cannot be repaired");
+  }
+  if (result->corruptions != 0 || result->check_errors != 0) {
+    return absl::DataLossError(absl::StrCat(
+        "the image is marked dirty, and after a repair ", result->corruptions,
+        " corruptions and ", result->check_errors, " check errors are left"));
+  }
+  absl::StatusOr<Header> repaired = read_header(file);
+  if (!repaired.ok()) return repaired.status();
+  *header = *std::move(repaired);
+  return absl::OkStatus();
+}
+
 absl::Status Qcow2Driver::load_again() {
   // Somebody else may have written the image meanwhile.
-  const absl::StatusOr<Header> header = read_header(file_.get());
+  absl::StatusOr<Header> header = read_header(file_.get());
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, read_only());
   if (!status.ok()) return status;
@@ -509,7 +545,8 @@ absl::Status Qcow2Driver::load_again() {
         "the backing file was '", header_.backing_filename, "' and is now '",
         header->backing_filename, "': the image must be opened anew"));
   }
-  return load(*header);
+  if (!read_only()) status = repair_if_dirty(file_.get(), log_, &*header);
+  return status.ok() ? load(*header) : status;
 }
 
 absl::Status Qcow2Driver::activate() {
@@ -566,13 +603,17 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
     std::shared_ptr<BlockDriver> file, const OpenOptions& options,
     const OpenContext& context) {
   if (options.for_check) return open_for_check(std::move(file));
-  const absl::StatusOr<Header> header = read_header(file.get());
+  absl::StatusOr<Header> header = read_header(file.get());
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, options.read_only);
   if (!status.ok()) return status;
   absl::StatusOr<std::shared_ptr<BlockDriver>> backing =
       open_backing(*header, *file, options, context);
   if (!backing.ok()) return backing.status();
+  if (!options.read_only) {
+    status = repair_if_dirty(file.get(), context.log, &*header);
+    if (!status.ok()) return status;
+  }
   auto driver = std::make_shared<Qcow2Driver>(
       std::move(file), *std::move(backing), options, context.log);
   status = driver->load(*header);

@@ -14,7 +14,8 @@
 
 namespace spindle::qcow2 {
 
-// Opens the image in `file`.  Options: runtime_options.h.
+// Opens the image in `file`.  Options: runtime_options.h.  One that is marked
+// dirty is repaired first if it is opened for writing.
 // Errors: kInvalidArgument if it is not a qcow2 image or an option is wrong,
 // kUnimplemented for a feature that is not supported (by name), kDataLoss for a
 // damaged image, those of the file and of context.open_child.  After an error

@@ -380,6 +380,30 @@ TEST(Check, AnOpenImageGoesOnAfterARepair) {
   EXPECT_TRUE(judged.ok()) << judged;
 }
 
+TEST(Check, ADirtyImageIsRepairedWhenItIsOpenedForWriting) {
+  std::string dirty = sound_image();
+  dirty[Places(dirty).block + 13] = 0;
+  set_big64(&dirty, kIncompatibleFeaturesOffset, kIncompatibleDirty);
+  const auto reader = in_memory(dirty);
+  OpenOptions options;
+  options.read_only = true;
+  ASSERT_TRUE(open_qcow2(reader, options, {}).ok());
+  EXPECT_EQ(reader->content(), dirty);
+
+  MemoryImage image({.size_bytes = kDiskBytes, .bytes = dirty});
+  EXPECT_FALSE(image.driver().info().dirty);
+  EXPECT_TRUE(image.reads_as({0, 65536}, 1));
+  ASSERT_TRUE(image.write({4096, 65536}, 8).ok());
+  const absl::Status judged = image.close_and_check();
+  EXPECT_TRUE(judged.ok()) << judged;
+
+  // What no repair makes good keeps writers out.
+  const Places at(dirty);
+  set_big64(&dirty, at.l2, get_big64(dirty, at.l2) | 512);
+  EXPECT_EQ(open_qcow2(in_memory(dirty), {}, {}).status().code(),
+            absl::StatusCode::kDataLoss);
+}
+
 TEST(Check, OpenedForItAnImageIsGoodForNothingElse) {
   std::string bytes = sound_image();
   set_big64(&bytes, kIncompatibleFeaturesOffset, kIncompatibleCorrupt);

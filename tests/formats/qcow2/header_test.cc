@@ -296,8 +296,6 @@ TEST(Header, RefusesFeaturesThatAreMissingByName) {
       {"LUKS", [](Header* h) { h->crypt_method = kCryptLuks; }, false},
       {"bit 40",
        [](Header* h) { h->incompatible_features = uint64_t{1} << 40; }, false},
-      {"dirty",
-       [](Header* h) { h->incompatible_features = kIncompatibleDirty; }, true},
       {"corrupt",
        [](Header* h) { h->incompatible_features = kIncompatibleCorrupt; },
        true},
@@ -316,6 +314,14 @@ TEST(Header, RefusesFeaturesThatAreMissingByName) {
       EXPECT_NE(status.message().find(c.message), std::string::npos) << status;
     }
   }
+}
+
+// A dirty image is repaired when it is opened for writing.
+TEST(Header, DirtyImagesAreSupported) {
+  Header header = *parse(qemu_image(""));
+  header.incompatible_features = kIncompatibleDirty;
+  EXPECT_TRUE(check_supported(header, /*read_only=*/true).ok());
+  EXPECT_TRUE(check_supported(header, /*read_only=*/false).ok());
 }
 
 TEST(Header, NamesUnknownFeaturesFromTheImagesOwnTable) {

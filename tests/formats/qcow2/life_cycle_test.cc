@@ -489,9 +489,9 @@ TEST(Activate, RefusesWhatCannotBeOpened) {
   const std::string good = life.content();
   std::string bad = good;
   bad[0] = 'X';
-  std::string dirty = good;
-  dirty[79] |= 1;
-  for (const std::string& bytes : {bad, dirty}) {
+  std::string corrupt = good;
+  corrupt[79] |= 2;
+  for (const std::string& bytes : {bad, corrupt}) {
     life.memory->set_content(0, bytes);
     EXPECT_FALSE(life.driver->activate().ok());
     EXPECT_TRUE(life.content() == bytes);
@@ -501,6 +501,20 @@ TEST(Activate, RefusesWhatCannotBeOpened) {
   life.file->reset_counts();
   EXPECT_TRUE(life.driver->close().ok());
   EXPECT_EQ(life.file->total_count(), 0u);
+}
+
+TEST(Activate, RepairsADirtyImage) {
+  Life life(written_image());
+  ASSERT_TRUE(life.driver->inactivate().ok());
+  std::string dirty = life.content();
+  dirty[79] |= 1;
+  life.memory->set_content(0, dirty);
+  ASSERT_TRUE(life.driver->activate().ok());
+  EXPECT_EQ(life.content()[79] & 1, 0);
+  EXPECT_TRUE(reads_as(*life.driver, {0, kCluster}, 1));
+  ASSERT_TRUE(life.write({kCluster, kCluster}, 12).ok());
+  ASSERT_TRUE(life.driver->close().ok());
+  EXPECT_TRUE(life.check().ok()) << life.check();
 }
 
 TEST(Activate, AnActiveImageStaysAsItIs) {
