@@ -40,6 +40,8 @@ class Qcow2Driver final : public BlockDriver {
   // Reads the image's metadata; once, or again after inactivate().  On error
   // nothing has changed.
   absl::Status load(const Header& header);
+  // The same, but for header_, which may be read by then.
+  absl::Status load_parts(const Header& header);
 
   absl::Status read(const IoVector& qiov, Sector sector) override;
   absl::Status write(const IoVector& qiov, Sector sector) override;
@@ -127,7 +129,8 @@ class Qcow2Driver final : public BlockDriver {
   // is closed.
   std::unique_ptr<Parts> parts_;
   // As it was when the image was opened or activated.  Replaced only by
-  // activate(), when no other call is allowed.
+  // activate(), when no other call is allowed; a repair, inside the closed
+  // gate, changes what only info() reads.
   Header header_;
 };
 
@@ -136,7 +139,7 @@ absl::Status inactive_error() {
       "the image is inactive: somebody else may be using it");
 }
 
-absl::Status Qcow2Driver::load(const Header& header) {
+absl::Status Qcow2Driver::load_parts(const Header& header) {
   absl::StatusOr<RuntimeOptions> runtime =
       parse_runtime_options(options_, header);
   if (!runtime.ok()) return runtime.status();
@@ -149,8 +152,13 @@ absl::Status Qcow2Driver::load(const Header& header) {
     if (!status.ok()) return status;
   }
   parts_ = std::move(parts);
-  header_ = header;
   return absl::OkStatus();
+}
+
+absl::Status Qcow2Driver::load(const Header& header) {
+  absl::Status status = load_parts(header);
+  if (status.ok()) header_ = header;
+  return status;
 }
 
 // ---- The data path ---------------------------------------------------------
@@ -358,6 +366,23 @@ absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range,
   return below;
 }
 
+absl::StatusOr<Header> read_header(BlockDriver* file) {
+  // Not owned: the channel lives no longer than this call.
+  ByteChannel channel(std::shared_ptr<BlockDriver>(file, [](BlockDriver*) {}));
+  const uint64_t file_length = file->length_bytes();
+  std::vector<uint8_t> head(
+      std::min<uint64_t>(file_length, kVersion2HeaderBytes));
+  absl::Status status =
+      channel.read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
+  if (!status.ok()) return status;
+  const absl::StatusOr<uint64_t> wanted = header_read_length(head, file_length);
+  if (!wanted.ok()) return wanted.status();
+  head.resize(*wanted);
+  status = channel.read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
+  if (!status.ok()) return status;
+  return parse_header(head, file_length);
+}
+
 // ---- Check ------------------------------------------------------------------
 
 absl::StatusOr<CheckResult> Qcow2Driver::check(const CheckOptions& options) {
@@ -377,9 +402,15 @@ absl::StatusOr<CheckResult> Qcow2Driver::check(const CheckOptions& options) {
   if (!status.ok()) return status;
   absl::StatusOr<CheckResult> result =
       check_file(&parts_->image->file(), options);
+  // The caches knew the image as it was.
   parts_.reset();
-  status = load_again();
-  if (!status.ok() && result.ok()) return status;
+  const absl::StatusOr<Header> header = read_header(file_.get());
+  status = header.ok() ? load_parts(*header) : header.status();
+  if (!status.ok()) return result.ok() ? status : result.status();
+  // What a repair changes; requests that wait at the gate read other members.
+  header_.refcount_table_offset = header->refcount_table_offset;
+  header_.refcount_table_clusters = header->refcount_table_clusters;
+  header_.incompatible_features = header->incompatible_features;
   return result;
 }
 
@@ -483,23 +514,6 @@ absl::Status Qcow2Driver::inactivate() {
   if (status.ok()) status = inactivate_files();
   if (status.ok()) parts_.reset();
   return status;
-}
-
-absl::StatusOr<Header> read_header(BlockDriver* file) {
-  // Not owned: the channel lives no longer than this call.
-  ByteChannel channel(std::shared_ptr<BlockDriver>(file, [](BlockDriver*) {}));
-  const uint64_t file_length = file->length_bytes();
-  std::vector<uint8_t> head(
-      std::min<uint64_t>(file_length, kVersion2HeaderBytes));
-  absl::Status status =
-      channel.read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
-  if (!status.ok()) return status;
-  const absl::StatusOr<uint64_t> wanted = header_read_length(head, file_length);
-  if (!wanted.ok()) return wanted.status();
-  head.resize(*wanted);
-  status = channel.read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
-  if (!status.ok()) return status;
-  return parse_header(head, file_length);
 }
 
 // An image that is marked dirty has refcounts that are out of date: puts them
