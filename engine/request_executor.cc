@@ -262,8 +262,7 @@ absl::Status RequestExecutor::put_ragged(const IoVector& qiov, uint64_t offset,
   return transfer_.transfer(Direction::kWrite, padded, begin);
 }
 
-// ---- Compressed writes
-// --------------------------------------------------------
+// ---- Compressed writes ------------------------------------------------------
 
 absl::Status RequestExecutor::put_compressed(const IoVector& qiov,
                                              uint64_t offset,

@@ -65,8 +65,7 @@ uint64_t l2_entry(const std::string& bytes, uint64_t cluster_bytes,
 }
 bool is_compressed(uint64_t entry) { return (entry >> 62 & 1) != 0; }
 
-// ---- Like QEMU
-// ----------------------------------------------------------------
+// ---- Like QEMU --------------------------------------------------------------
 
 struct Shape {
   const char* name;
@@ -209,8 +208,7 @@ TEST(CompressedWriter, SeveralClustersInOneRequestArePackedInOrder) {
   EXPECT_TRUE(*again == bytes);
 }
 
-// ---- What shares a host cluster
-// ------------------------------------------------
+// ---- What shares a host cluster ---------------------------------------------
 
 constexpr uint64_t kCluster = 4096;
 
@@ -407,8 +405,57 @@ TEST(CompressedWriter, AFullFileSystemIsReportedAndRecoveredFrom) {
   EXPECT_EQ(image.close_and_check(), absl::OkStatus());
 }
 
-// ---- Threads
-// -------------------------------------------------------------------
+// ---- Snapshots --------------------------------------------------------------
+
+SnapshotInfo snapshot_one() {
+  SnapshotInfo wanted;
+  wanted.name = "one";
+  return wanted;
+}
+
+TEST(CompressedWriter, ASnapshotKeepsWhatIsCompressedAnew) {
+  for (const char* type : {"zlib", "zstd"}) {
+    MemoryImage image(options_of(type));
+    for (uint64_t i = 0; i < 20; ++i)
+      ASSERT_EQ(compress_fill(image, i, 1 + i), absl::OkStatus());
+    const auto made = image.driver().create_snapshot(snapshot_one());
+    ASSERT_TRUE(made.ok()) << made.status();
+    // Packed behind data that the snapshot shares.
+    for (uint64_t i = 0; i < 25; i += 2)
+      ASSERT_EQ(compress_fill(image, i, 100 + i), absl::OkStatus());
+    ASSERT_EQ(image.discard(cluster(1)), absl::OkStatus());
+    ASSERT_EQ(image.write({3 * kCluster + 512, 512}, 99), absl::OkStatus());
+    for (uint64_t i = 0; i < 25; i += 2)
+      ASSERT_TRUE(image.reads_as(cluster(i), 100 + i));
+    ASSERT_TRUE(image.reads_as({3 * kCluster, 512}, 4));
+    ASSERT_EQ(image.close_and_check(), absl::OkStatus());
+    ASSERT_EQ(image.open(), absl::OkStatus());
+    ASSERT_EQ(image.driver().apply_snapshot("one"), absl::OkStatus());
+    for (uint64_t i = 0; i < 25; ++i)
+      ASSERT_TRUE(image.reads_as(cluster(i), i < 20 ? 1 + i : 0)) << i;
+    ASSERT_EQ(compress_fill(image, 5, 55), absl::OkStatus());
+    ASSERT_EQ(image.driver().delete_snapshot("one"), absl::OkStatus());
+    ASSERT_TRUE(image.reads_as(cluster(5), 55));
+    ASSERT_TRUE(image.reads_as(cluster(6), 7));
+    ASSERT_EQ(image.close_and_check(), absl::OkStatus());
+  }
+}
+
+// A host cluster that is packed as full as its refcount allows.
+TEST(CompressedWriter, ASnapshotThatTheRefcountsCannotCountIsRefused) {
+  MemoryImage image(options_of("zlib", "2"));
+  for (uint64_t i = 0; i < 3; ++i)
+    ASSERT_EQ(compress_fill(image, i, 1 + i), absl::OkStatus());
+  EXPECT_TRUE(absl::IsResourceExhausted(
+      image.driver().create_snapshot(snapshot_one()).status()));
+  for (uint64_t i = 0; i < 3; ++i) {
+    EXPECT_TRUE(image.reads_as(cluster(i), 1 + i));
+    ASSERT_EQ(compress_fill(image, i, 11 + i), absl::OkStatus());
+  }
+  EXPECT_EQ(image.close_and_check(), absl::OkStatus());
+}
+
+// ---- Threads ----------------------------------------------------------------
 
 struct ThreadsCase {
   const char* name;
@@ -497,8 +544,7 @@ TEST_P(Threads, EachSeesItsOwnDataAndNobodySeesMixtures) {
   EXPECT_EQ(image.file().lock_violation_count(), 0u);
 }
 
-// ---- What QEMU compressed, read
-// -------------------------------------------------
+// ---- What QEMU compressed, read ---------------------------------------------
 
 TEST(CompressedReads, WhatQemuConverts) {
   std::mt19937_64 random(test_seed());
