@@ -111,6 +111,10 @@ void Findings::say(const std::function<void(absl::string_view)>& report,
                    CheckResult* total) {
   for (const Finding& line : lines_) report(to_line(line));
   lines_.clear();
+  if (dropped_lines_ != 0) {
+    report(absl::StrFormat("%d more findings are not listed", dropped_lines_));
+    dropped_lines_ = 0;
+  }
   total->check_errors += counts.check_errors;
   total->corruptions += counts.corruptions;
   total->leaks += counts.leaks;

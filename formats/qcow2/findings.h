@@ -7,6 +7,7 @@
 #ifndef SPINDLE_FORMATS_QCOW2_FINDINGS_H_
 #define SPINDLE_FORMATS_QCOW2_FINDINGS_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
@@ -72,15 +73,27 @@ class Findings {
     note(finding);
   }
   void note(const Finding& finding) {
-    if (keep_lines_) lines_.push_back(finding);
+    if (!keep_lines_) return;
+    if (lines_.size() < kMaxLines) {
+      lines_.push_back(finding);
+    } else {
+      ++dropped_lines_;
+    }
   }
+  // So many lines wait that they should be said before there are more.
+  bool are_many() const { return lines_.size() >= kManyLines; }
 
   // Says the lines and adds the counts to `total`; empty afterwards.
   void say(const std::function<void(absl::string_view)>& report,
            CheckResult* total);
 
  private:
+  // 32 MiB of them: what is beyond is only counted.
+  static constexpr size_t kMaxLines = size_t{1} << 20;
+  static constexpr size_t kManyLines = size_t{1} << 14;
+
   const bool keep_lines_;
+  uint64_t dropped_lines_ = 0;
   std::deque<Finding> lines_;
 };
 

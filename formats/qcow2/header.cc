@@ -168,7 +168,7 @@ absl::Status check_table(const Header& header, const Table& table,
   }
   if (table.length_bytes == 0) return absl::OkStatus();
   if (checks == TableChecks::kLimitsOnly) {
-    return table.offset <= kMaxHostOffset
+    return table.offset <= kMaxSizeBytes - kMaxSnapshotTableBytes
                ? absl::OkStatus()
                : bad_table(table, "beyond what a file can have");
   }

@@ -318,6 +318,7 @@ absl::Status ReferenceWalk::count_refcount_blocks(const StoredRefcounts& stored,
         *unusable = true;
       }
     }
+    if (findings.are_many()) context_->say(&findings);
   }
   context_->say(&findings);
   return context_->interrupted();

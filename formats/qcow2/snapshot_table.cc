@@ -170,7 +170,7 @@ absl::Status SnapshotTableReader::fill(uint64_t bytes) {
                  kMaxSnapshotTableBytes);
   if (position_ + bytes > kMaxSnapshotTableBytes) return too_long;
   const std::optional<uint64_t> start = checked_add(offset_, position_);
-  if (!start.has_value() || *start > kMaxHostOffset) return too_long;
+  if (!start.has_value() || *start > kMaxSizeBytes - bytes) return too_long;
   buffer_.resize(std::max(bytes, kReadAheadBytes));
   buffer_start_ = position_;
   return file_->read(Purpose::kHeaderLoad, buffer_.data(), buffer_.size(),

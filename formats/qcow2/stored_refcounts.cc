@@ -95,8 +95,10 @@ absl::Status StoredRefcounts::compare(const ReferenceCounter& counter,
                        block_offset(index), index});
       }
       unreadable_[index] = true;
-      for (uint64_t i = first; i < end; ++i)
+      for (uint64_t i = first; i < end; ++i) {
         findings.check_error({Finding::Kind::kNoRefcount, false, i});
+        if (findings.are_many()) context_->say(&findings);
+      }
       context_->say(&findings);
       continue;
     }
@@ -105,6 +107,7 @@ absl::Status StoredRefcounts::compare(const ReferenceCounter& counter,
       changed |= compare_one(i, counter.get(i), fix,
                              state == BlockState::kRead ? &block : nullptr,
                              outcome, &findings);
+      if (findings.are_many()) context_->say(&findings);
     }
     if (changed) {
       status = context_->file->write(Purpose::kRefblockUpdate, block.data(),
