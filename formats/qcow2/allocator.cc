@@ -17,6 +17,12 @@ namespace {
 // Slices that one operation keeps resident at most; its own run needs few.
 constexpr size_t kMaxHeldSlices = 64;
 
+absl::Status missing_block_error(HostClusters clusters) {
+  return absl::DataLossError(
+      absl::StrCat("host cluster ", clusters.first,
+                   " is in use but no refcount block covers it"));
+}
+
 }  // namespace
 
 Allocator::Allocator(Parts parts, Options options)
@@ -134,29 +140,31 @@ absl::StatusOr<Allocator::Allocation> Allocator::allocate_at(uint64_t first,
 
 absl::StatusOr<Allocator::Allocation> Allocator::allocate_with(
     absl::FunctionRef<Step(bool may_reclaim, Allocation* allocation)> attempt) {
-  HeldSlices held;
   bool may_reclaim = true;
   while (true) {
     Allocation allocation;
-    const Step step = attempt(may_reclaim, &allocation);
+    const absl::StatusOr<Step> step = with_slices([&] {
+      allocation = {};
+      return attempt(may_reclaim, &allocation);
+    });
+    if (!step.ok()) return step.status();
     absl::Status status;
-    switch (step.need) {
+    switch (step->need) {
       case Step::Need::kNothing:
         return allocation;
       case Step::Need::kSlice:
-        status = load_slice(step.slice, &held);
-        break;
+        break;  // with_slices() has loaded it
       case Step::Need::kBlock:
-        status = add_block(step.block_index, step.search_from);
+        status = add_block(step->block_index, step->search_from);
         break;
       case Step::Need::kReclaim:
         status = recover_pending().status();
         may_reclaim = false;
         break;
       case Step::Need::kFailed:
-        if (absl::IsDataLoss(step.status))
-          return parts_.corruption->report(step.status.message());
-        return step.status;
+        if (absl::IsDataLoss(step->status))
+          return parts_.corruption->report(step->status.message());
+        return step->status;
     }
     if (!status.ok()) return status;
   }
@@ -354,43 +362,80 @@ Allocator::Step Allocator::prepare_slices_locked(HostClusters clusters,
   return Step::done();
 }
 
+Allocator::Step Allocator::visit_refcounts_locked(
+    HostClusters clusters, const HeldSlices& slices,
+    absl::FunctionRef<Step(Slice* slice, HostClusters part)> visit) {
+  uint64_t first = clusters.first;
+  for (const SliceRef& slice : slices) {
+    const uint64_t end =
+        std::min(clusters.end(),
+                 align_down(first, entries_per_slice()) + entries_per_slice());
+    Step step = visit(slice.get(), {first, end - first});
+    if (step.need != Step::Need::kNothing) return step;
+    first = end;
+  }
+  return Step::done();
+}
+
+Allocator::Step Allocator::change_slice_locked(Slice* slice, HostClusters part,
+                                               int delta) {
+  const uint32_t order = geometry_.refcount_order;
+  MetadataLock lock(&slice->mutex);
+  for (uint64_t cluster = part.first; cluster < part.end(); ++cluster) {
+    const uint64_t index = cluster % entries_per_slice();
+    const uint64_t value = load_refcount(slice->bytes(), order, index);
+    const uint64_t changed =
+        value + static_cast<uint64_t>(static_cast<int64_t>(delta));
+    const bool legal = delta > 0 ? value <= geometry_.max_refcount() -
+                                                static_cast<uint64_t>(delta)
+                                 : value >= static_cast<uint64_t>(-delta);
+    if (!legal) {
+      // Allocation raises zeroes only, so this is a drop too many: nothing
+      // before it was changed, as a drop changes one cluster at a time.
+      return Step::failed(absl::DataLossError(
+          absl::StrCat("refcount of host cluster ", cluster, " is ", value,
+                       " and cannot change by ", delta)));
+    }
+    const RefcountBytes bytes = refcount_bytes_of(order, index);
+    store_refcount(slice->change(bytes.begin, bytes.end), order, index,
+                   changed);
+    if (changed == 0) {
+      next_free_ = std::min(next_free_, cluster);
+      stop_packing_into_locked(cluster);
+    }
+  }
+  return Step::done();
+}
+
 Allocator::Step Allocator::change_refcounts_locked(HostClusters clusters,
                                                    int delta) {
   HeldSlices slices;
   Step step = prepare_slices_locked(clusters, &slices);
   if (step.need != Step::Need::kNothing) return step;
+  return visit_refcounts_locked(clusters, slices,
+                                [this, delta](Slice* slice, HostClusters part)
+                                    ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+                                      return change_slice_locked(slice, part,
+                                                                 delta);
+                                    });
+}
 
-  const uint32_t order = geometry_.refcount_order;
-  const uint64_t per_slice = entries_per_slice();
-  size_t slice_index = 0;
-  for (uint64_t cluster = clusters.first; cluster < clusters.end();
-       ++slice_index) {
-    Slice* const slice = slices[slice_index].get();
-    const uint64_t slice_end =
-        std::min(clusters.end(), align_down(cluster, per_slice) + per_slice);
-    MetadataLock lock(&slice->mutex);
-    for (; cluster < slice_end; ++cluster) {
-      const uint64_t index = cluster % per_slice;
-      const uint64_t value = load_refcount(slice->bytes(), order, index);
-      const uint64_t changed =
-          value + static_cast<uint64_t>(static_cast<int64_t>(delta));
-      const bool legal = delta > 0 ? value <= geometry_.max_refcount() -
-                                                  static_cast<uint64_t>(delta)
-                                   : value >= static_cast<uint64_t>(-delta);
-      if (!legal) {
-        // Allocation raises zeroes only, so this is a drop too many: nothing
-        // before it was changed, as a drop changes one cluster at a time.
-        return Step::failed(absl::DataLossError(
-            absl::StrCat("refcount of host cluster ", cluster, " is ", value,
-                         " and cannot change by ", delta)));
-      }
-      const RefcountBytes bytes = refcount_bytes_of(order, index);
-      store_refcount(slice->change(bytes.begin, bytes.end), order, index,
-                     changed);
-      if (changed == 0) {
-        next_free_ = std::min(next_free_, cluster);
-        stop_packing_into_locked(cluster);
-      }
+Allocator::Step Allocator::check_may_add(Slice* slice,
+                                         HostClusters part) const {
+  MetadataReaderLock lock(&slice->mutex);
+  for (uint64_t cluster = part.first; cluster < part.end(); ++cluster) {
+    const uint64_t value =
+        load_refcount(slice->bytes(), geometry_.refcount_order,
+                      cluster % entries_per_slice());
+    if (value == 0) {
+      return Step::failed(absl::DataLossError(absl::StrCat(
+          "host cluster ", cluster, " is in use but has refcount 0")));
+    }
+    if (value == geometry_.max_refcount()) {
+      return Step::failed(absl::ResourceExhaustedError(
+          absl::StrCat("the refcount of host cluster ", cluster, " is ", value,
+                       ", which is all that ", geometry_.refcount_bits(),
+                       "-bit refcounts can say")));
     }
   }
   return Step::done();
@@ -401,80 +446,47 @@ Allocator::Step Allocator::add_references_locked(HostClusters clusters) {
   Step step = prepare_slices_locked(clusters, &slices);
   if (step.need != Step::Need::kNothing) return step;
   // Looked at as a whole before any is changed.
-  const uint64_t per_slice = entries_per_slice();
-  size_t slice_index = 0;
-  for (uint64_t cluster = clusters.first; cluster < clusters.end();
-       ++slice_index) {
-    Slice* const slice = slices[slice_index].get();
-    const uint64_t slice_end =
-        std::min(clusters.end(), align_down(cluster, per_slice) + per_slice);
-    MetadataReaderLock lock(&slice->mutex);
-    for (; cluster < slice_end; ++cluster) {
-      const uint64_t value = load_refcount(
-          slice->bytes(), geometry_.refcount_order, cluster % per_slice);
-      if (value == 0) {
-        return Step::failed(absl::DataLossError(absl::StrCat(
-            "host cluster ", cluster, " is in use but has refcount 0")));
-      }
-      if (value == geometry_.max_refcount()) {
-        return Step::failed(absl::ResourceExhaustedError(
-            absl::StrCat("the refcount of host cluster ", cluster, " is ",
-                         value, ", which is all that ",
-                         geometry_.refcount_bits(), "-bit refcounts can say")));
-      }
-    }
-  }
-  return change_refcounts_locked(clusters, 1);
+  step = visit_refcounts_locked(clusters, slices,
+                                [this](Slice* slice, HostClusters part) {
+                                  return check_may_add(slice, part);
+                                });
+  return step.need == Step::Need::kNothing
+             ? change_refcounts_locked(clusters, +1)
+             : step;
 }
 
-Allocator::Step Allocator::with_slices(absl::FunctionRef<Step()> attempt) {
+absl::StatusOr<Allocator::Step> Allocator::with_slices(
+    absl::FunctionRef<Step()> attempt) {
   HeldSlices held;
   while (true) {
     Step step = attempt();
     if (step.need != Step::Need::kSlice) return step;
     absl::Status status = load_slice(step.slice, &held);
-    if (!status.ok()) return Step::failed(std::move(status));
+    if (!status.ok()) return status;
   }
 }
 
 absl::Status Allocator::add_references(HostClusters clusters) {
-  const Step step = with_slices([&] {
+  const absl::StatusOr<Step> step = with_slices([&] {
     MetadataLock lock(&mutex_);
     return add_references_locked(clusters);
   });
-  if (step.need == Step::Need::kBlock) {
-    return absl::DataLossError(
-        absl::StrCat("host cluster ", clusters.first,
-                     " is in use but no refcount block covers it"));
-  }
-  return step.status;
+  if (!step.ok()) return step.status();
+  if (step->need == Step::Need::kBlock) return missing_block_error(clusters);
+  return step->status;
 }
 
 absl::Status Allocator::change_refcounts(HostClusters clusters, int delta) {
-  HeldSlices held;
-  while (true) {
-    Step step;
-    {
-      MetadataLock lock(&mutex_);
-      step = change_refcounts_locked(clusters, delta);
-    }
-    absl::Status status;
-    switch (step.need) {
-      case Step::Need::kNothing:
-        return absl::OkStatus();
-      case Step::Need::kSlice:
-        status = load_slice(step.slice, &held);
-        break;
-      case Step::Need::kBlock:
-        return parts_.corruption->report(
-            absl::StrCat("host cluster ", clusters.first,
-                         " is in use but no refcount block covers it"));
-      case Step::Need::kReclaim:
-      case Step::Need::kFailed:
-        return parts_.corruption->report(step.status.message());
-    }
-    if (!status.ok()) return status;
-  }
+  const absl::StatusOr<Step> step = with_slices([&] {
+    MetadataLock lock(&mutex_);
+    return change_refcounts_locked(clusters, delta);
+  });
+  if (!step.ok()) return step.status();
+  if (step->need == Step::Need::kNothing) return absl::OkStatus();
+  const absl::Status damage = step->need == Step::Need::kBlock
+                                  ? missing_block_error(clusters)
+                                  : step->status;
+  return parts_.corruption->report(damage.message());
 }
 
 absl::StatusOr<uint64_t> Allocator::refcount(uint64_t cluster) {

@@ -207,6 +207,15 @@ class Allocator {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Step prepare_slices_locked(HostClusters clusters, HeldSlices* slices)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Hands `visit` each of `slices`, which prepare_slices_locked() found for
+  // `clusters`, with its part of them; stops at what is not done.
+  Step visit_refcounts_locked(
+      HostClusters clusters, const HeldSlices& slices,
+      absl::FunctionRef<Step(Slice* slice, HostClusters part)> visit)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Step change_slice_locked(Slice* slice, HostClusters part, int delta)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Step check_may_add(Slice* slice, HostClusters part) const;
   Step change_refcounts_locked(HostClusters clusters, int delta)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Step add_references_locked(HostClusters clusters)
@@ -268,8 +277,9 @@ class Allocator {
       ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status change_refcounts(HostClusters clusters, int delta)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // Repeats `attempt`, which needs slices of blocks that exist.
-  Step with_slices(absl::FunctionRef<Step()> attempt)
+  // Repeats `attempt` until it asks for something else than a slice.
+  // Errors: those of reading slices.
+  absl::StatusOr<Step> with_slices(absl::FunctionRef<Step()> attempt)
       ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status load_slice(HostOffset slice, HeldSlices* held);
 

@@ -370,9 +370,8 @@ absl::Status Snapshots::write_table(absl::Span<const uint8_t> bytes,
   *place = {geometry.cluster_offset(clusters->clusters.first),
             geometry.cluster_offset(clusters->clusters.count)};
   image_.allocator().note_published(clusters->clusters);
-  return image_.file().write(Purpose::kSnapshotUpdate,
-                             const_cast<uint8_t*>(bytes.data()), bytes.size(),
-                             place->offset);
+  return image_.file().write(Purpose::kSnapshotUpdate, bytes.data(),
+                             bytes.size(), place->offset);
 }
 
 absl::Status Snapshots::switch_to(std::vector<Snapshot> wanted) {

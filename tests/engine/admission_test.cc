@@ -8,6 +8,7 @@
 
 #include "absl/time/clock.h"
 #include "gtest/gtest.h"
+#include "tests/engine/owned_request.h"
 #include "tests/support/seed.h"
 
 namespace spindle {
@@ -15,32 +16,6 @@ namespace {
 
 using State = AioRequest::State;
 using Requests = std::vector<AioRequest*>;
-
-// A request that its submitter has.
-class Request {
- public:
-  explicit Request(Generation generation = 0) : request_(AioRequest::make()) {
-    request_->generation = generation;
-  }
-  ~Request() {
-    request_->drop_reference();
-    request_->drop_reference();
-  }
-  Request(const Request&) = delete;
-  Request& operator=(const Request&) = delete;
-
-  AioRequest* get() const { return request_; }
-  AioRequest* operator->() const { return request_; }
-  State state() const { return request_->state.load(); }
-  // What AioHandle::cancel() does first.
-  bool claim() {
-    State waiting = State::kWaiting;
-    return request_->state.compare_exchange_strong(waiting, State::kCancelling);
-  }
-
- private:
-  AioRequest* const request_;
-};
 
 Requests startable(Admission* admission) {
   RequestList list;
@@ -54,7 +29,8 @@ Requests startable(Admission* admission) {
 }
 
 template <size_t kCount>
-Requests all(const std::array<Request, kCount>& requests, size_t from = 0) {
+Requests all(const std::array<OwnedRequest, kCount>& requests,
+             size_t from = 0) {
   Requests result;
   for (size_t i = from; i < kCount; ++i) result.push_back(requests[i].get());
   return result;
@@ -63,7 +39,7 @@ Requests all(const std::array<Request, kCount>& requests, size_t from = 0) {
 TEST(Admission, NothingRestrainsAtFirst) {
   Admission admission(0);
   EXPECT_TRUE(admission.unrestrained());
-  Request request;
+  OwnedRequest request;
   EXPECT_TRUE(admission.admit_or_queue(request.get()));
   EXPECT_FALSE(request->has_slot);
   EXPECT_EQ(request.state(), State::kSubmitting);
@@ -74,10 +50,10 @@ TEST(Admission, NothingRestrainsAtFirst) {
 
 TEST(Plug, HoldsStartsBackAndKeepsTheirOrder) {
   Admission admission(0);
-  std::array<Request, 3> requests;
+  std::array<OwnedRequest, 3> requests;
   admission.plug();
   EXPECT_FALSE(admission.unrestrained());
-  for (const Request& request : requests) {
+  for (const OwnedRequest& request : requests) {
     EXPECT_FALSE(admission.admit_or_queue(request.get()));
     EXPECT_EQ(request.state(), State::kWaiting);
   }
@@ -85,7 +61,7 @@ TEST(Plug, HoldsStartsBackAndKeepsTheirOrder) {
   admission.unplug();
   // Who comes now waits behind them.
   EXPECT_FALSE(admission.unrestrained());
-  Request late;
+  OwnedRequest late;
   EXPECT_FALSE(admission.admit_or_queue(late.get()));
   Requests expected = all(requests);
   expected.push_back(late.get());
@@ -95,7 +71,7 @@ TEST(Plug, HoldsStartsBackAndKeepsTheirOrder) {
 
 TEST(Plug, Nests) {
   Admission admission(0);
-  Request request;
+  OwnedRequest request;
   admission.plug();
   admission.plug();
   EXPECT_FALSE(admission.admit_or_queue(request.get()));
@@ -117,7 +93,7 @@ TEST(Plug, OfNothingRestrainsNobodyAfterwards) {
 TEST(Plug, LetsPassWhatNeedsNoWorker) {
   Admission admission(0);
   EXPECT_TRUE(admission.unrestrained_in_place());
-  Request request;
+  OwnedRequest request;
   admission.plug();
   EXPECT_TRUE(admission.unrestrained_in_place());
   ASSERT_FALSE(admission.admit_or_queue(request.get()));
@@ -140,9 +116,9 @@ TEST(Plug, LetsPassWhatNeedsNoWorker) {
 
 TEST(Drain, StartsWhatIsPlugged) {
   Admission admission(0);
-  Request before;
-  Request meanwhile;
-  Request after;
+  OwnedRequest before;
+  OwnedRequest meanwhile;
+  OwnedRequest after;
   admission.plug();
   ASSERT_FALSE(admission.admit_or_queue(before.get()));
   admission.begin_drain();
@@ -150,7 +126,7 @@ TEST(Drain, StartsWhatIsPlugged) {
   EXPECT_EQ(startable(&admission), Requests{before.get()});
   EXPECT_TRUE(admission.admit_or_queue(meanwhile.get()));
   admission.end_drain();
-  Request still;
+  OwnedRequest still;
   EXPECT_TRUE(admission.admit_or_queue(still.get())) << "one still drains";
   admission.end_drain();
   EXPECT_FALSE(admission.admit_or_queue(after.get())) << "the plug is gone";
@@ -161,9 +137,9 @@ TEST(Drain, StartsWhatIsPlugged) {
 
 TEST(Drain, KeepsToTheLimit) {
   Admission admission(1);
-  std::array<Request, 2> requests;
+  std::array<OwnedRequest, 2> requests;
   admission.plug();
-  for (const Request& request : requests) {
+  for (const OwnedRequest& request : requests) {
     ASSERT_FALSE(admission.admit_or_queue(request.get()));
   }
   admission.begin_drain();
@@ -181,7 +157,7 @@ TEST(Drain, KeepsToTheLimit) {
 TEST(Limit, LetsSoManyStart) {
   Admission admission(2);
   EXPECT_FALSE(admission.unrestrained());
-  std::array<Request, 5> requests;
+  std::array<OwnedRequest, 5> requests;
   EXPECT_TRUE(admission.admit_or_queue(requests[0].get()));
   EXPECT_TRUE(admission.admit_or_queue(requests[1].get()));
   EXPECT_TRUE(requests[0]->has_slot);
@@ -201,7 +177,7 @@ TEST(Limit, LetsSoManyStart) {
 // A slot that is free is theirs who wait for it.
 TEST(Limit, NobodyOvertakesWhoWaits) {
   Admission admission(1);
-  std::array<Request, 3> requests;
+  std::array<OwnedRequest, 3> requests;
   ASSERT_TRUE(admission.admit_or_queue(requests[0].get()));
   ASSERT_FALSE(admission.admit_or_queue(requests[1].get()));
   admission.give_back_slot();
@@ -213,7 +189,7 @@ TEST(Limit, NobodyOvertakesWhoWaits) {
 
 TEST(Limit, MayBeChangedWhileRequestsAreInFlight) {
   Admission admission(1);
-  std::array<Request, 6> requests;
+  std::array<OwnedRequest, 6> requests;
   ASSERT_TRUE(admission.admit_or_queue(requests[0].get()));
   for (size_t i = 1; i < requests.size(); ++i) {
     ASSERT_FALSE(admission.admit_or_queue(requests[i].get()));
@@ -236,7 +212,7 @@ TEST(Limit, MayBeChangedWhileRequestsAreInFlight) {
   admission.give_back_slot();
   admission.give_back_slot();
   admission.set_limit(1);
-  Request last;
+  OwnedRequest last;
   EXPECT_TRUE(admission.admit_or_queue(last.get()));
 }
 
@@ -244,8 +220,8 @@ TEST(Limit, MayBeChangedWhileRequestsAreInFlight) {
 
 TEST(Hold, KeepsOneGenerationAndLetsTheOtherGo) {
   Admission admission(0);
-  Request held(1);
-  Request other(0);
+  OwnedRequest held(1);
+  OwnedRequest other(0);
   EXPECT_FALSE(admission.holds(1));
   admission.hold(1);
   EXPECT_FALSE(admission.unrestrained());
@@ -265,13 +241,13 @@ TEST(Hold, KeepsOneGenerationAndLetsTheOtherGo) {
 // What waits already is what the hold waits for.
 TEST(Hold, LetsStartWhatCameBefore) {
   Admission admission(1);
-  Request runs(0);
-  Request waits(0);
-  std::array<Request, 2> held = {Request(1), Request(1)};
+  OwnedRequest runs(0);
+  OwnedRequest waits(0);
+  std::array<OwnedRequest, 2> held = {OwnedRequest(1), OwnedRequest(1)};
   ASSERT_TRUE(admission.admit_or_queue(runs.get()));
   ASSERT_FALSE(admission.admit_or_queue(waits.get()));
   admission.hold(1);
-  for (const Request& request : held) {
+  for (const OwnedRequest& request : held) {
     ASSERT_FALSE(admission.admit_or_queue(request.get()));
   }
   admission.give_back_slot();
@@ -303,14 +279,14 @@ TEST(Hold, WaitForReleaseReturnsWhenNothingIsHeld) {
 
 TEST(Forget, TakesOutWhatWaitsOrIsHeld) {
   Admission admission(0);
-  std::array<Request, 3> plugged;
-  std::array<Request, 2> held = {Request(1), Request(1)};
+  std::array<OwnedRequest, 3> plugged;
+  std::array<OwnedRequest, 2> held = {OwnedRequest(1), OwnedRequest(1)};
   admission.plug();
   admission.hold(1);
-  for (const Request& request : plugged) {
+  for (const OwnedRequest& request : plugged) {
     ASSERT_FALSE(admission.admit_or_queue(request.get()));
   }
-  for (const Request& request : held) {
+  for (const OwnedRequest& request : held) {
     ASSERT_FALSE(admission.admit_or_queue(request.get()));
   }
   ASSERT_TRUE(plugged[1].claim());
@@ -332,7 +308,7 @@ TEST(Forget, TakesOutWhatWaitsOrIsHeld) {
 
 TEST(Forget, OfTheLastOneLeavesNothingRestrained) {
   Admission admission(0);
-  Request request;
+  OwnedRequest request;
   admission.plug();
   ASSERT_FALSE(admission.admit_or_queue(request.get()));
   admission.unplug();
@@ -346,7 +322,7 @@ TEST(Forget, OfTheLastOneLeavesNothingRestrained) {
 // Its canceller comes a moment later; it takes no slot.
 TEST(Forget, ComesTooLateForWhatItsTurnHasPassed) {
   Admission admission(1);
-  std::array<Request, 3> requests;
+  std::array<OwnedRequest, 3> requests;
   ASSERT_TRUE(admission.admit_or_queue(requests[0].get()));
   ASSERT_FALSE(admission.admit_or_queue(requests[1].get()));
   ASSERT_FALSE(admission.admit_or_queue(requests[2].get()));
@@ -370,7 +346,7 @@ class Traffic {
   void submit(uint64_t seed) {
     std::mt19937_64 random(seed);
     for (int i = 0; i < kEach; ++i) {
-      Request request(static_cast<Generation>(random() % 2));
+      OwnedRequest request(static_cast<Generation>(random() % 2));
       if (admission_.unrestrained() ||
           admission_.admit_or_queue(request.get())) {
         run(request.get());
@@ -417,7 +393,7 @@ class Traffic {
     EXPECT_EQ(startable(&admission_), Requests{});
     // Every slot came back.
     admission_.set_limit(1);
-    Request request;
+    OwnedRequest request;
     EXPECT_TRUE(admission_.admit_or_queue(request.get()));
     EXPECT_LE(most_slots_.load(), kMostInFlight);
   }

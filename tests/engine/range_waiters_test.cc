@@ -12,6 +12,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 #include "gtest/gtest.h"
+#include "tests/engine/owned_request.h"
 #include "tests/support/seed.h"
 
 namespace spindle {
@@ -20,29 +21,9 @@ namespace {
 using State = AioRequest::State;
 
 // A request that a worker has, and nobody else.
-class Request {
+class RunningRequest : public OwnedRequest {
  public:
-  Request() : request_(AioRequest::make()) {
-    request_->state.store(State::kRunning);
-  }
-  ~Request() {
-    request_->drop_reference();
-    request_->drop_reference();
-  }
-  Request(const Request&) = delete;
-  Request& operator=(const Request&) = delete;
-
-  AioRequest* get() const { return request_; }
-  AioRequest* operator->() const { return request_; }
-  State state() const { return request_->state.load(); }
-  // What AioHandle::cancel() does first.
-  bool claim() {
-    State waiting = State::kWaiting;
-    return request_->state.compare_exchange_strong(waiting, State::kCancelling);
-  }
-
- private:
-  AioRequest* const request_;
+  RunningRequest() { get()->state.store(State::kRunning); }
 };
 
 std::vector<AioRequest*> released(RangeWaiters* waiters) {
@@ -57,7 +38,7 @@ using Requests = std::vector<AioRequest*>;
 
 TEST(RangeWaiters, ParkedRequestTriesAgainAfterTheNextRelease) {
   RangeWaiters waiters;
-  Request request;
+  RunningRequest request;
   EXPECT_TRUE(waiters.park(request.get(), waiters.releases()));
   EXPECT_EQ(request.state(), State::kWaiting);
   EXPECT_TRUE(request->waits_for_range);
@@ -70,7 +51,7 @@ TEST(RangeWaiters, ParkedRequestTriesAgainAfterTheNextRelease) {
 
 TEST(RangeWaiters, CountsReleasesAlsoWhileNobodyWaits) {
   RangeWaiters waiters;
-  Request request;
+  RunningRequest request;
   EXPECT_EQ(waiters.releases(), 0u);
   EXPECT_EQ(released(&waiters), Requests{});
   EXPECT_EQ(waiters.releases(), 1u);
@@ -83,14 +64,14 @@ TEST(RangeWaiters, CountsReleasesAlsoWhileNobodyWaits) {
 // The one it met may be the one that is over.
 TEST(RangeWaiters, DoesNotParkWhereThereWasAReleaseSince) {
   RangeWaiters waiters;
-  Request late;
+  RunningRequest late;
   const uint64_t seen = waiters.releases();
   released(&waiters);
   EXPECT_FALSE(waiters.park(late.get(), seen));
   EXPECT_EQ(late.state(), State::kRunning);
   EXPECT_FALSE(late->waits_for_range);
   // Nor does it count as one that waits.
-  Request other;
+  RunningRequest other;
   ASSERT_TRUE(waiters.park(other.get(), waiters.releases()));
   EXPECT_EQ(released(&waiters), Requests{other.get()});
   EXPECT_TRUE(waiters.park(late.get(), waiters.releases()));
@@ -99,14 +80,14 @@ TEST(RangeWaiters, DoesNotParkWhereThereWasAReleaseSince) {
 
 TEST(RangeWaiters, AllTryAgainInOrderOfArrivalBehindWhatTheListHas) {
   RangeWaiters waiters;
-  std::array<Request, 4> requests;
+  std::array<RunningRequest, 4> requests;
   for (size_t i = 1; i < requests.size(); ++i) {
     ASSERT_TRUE(waiters.park(requests[i].get(), waiters.releases()));
   }
   RequestList retry;
   retry.push_back(requests[0].get());
   waiters.release(&retry);
-  for (const Request& request : requests) {
+  for (const RunningRequest& request : requests) {
     EXPECT_EQ(retry.pop_front(), request.get());
     EXPECT_EQ(request.state(), State::kRunning);
   }
@@ -115,7 +96,7 @@ TEST(RangeWaiters, AllTryAgainInOrderOfArrivalBehindWhatTheListHas) {
 
 TEST(RangeWaiters, MayParkAgainAndAgain) {
   RangeWaiters waiters;
-  Request request;
+  RunningRequest request;
   for (uint64_t round = 0; round < 3; ++round) {
     ASSERT_TRUE(waiters.park(request.get(), round));
     ASSERT_EQ(released(&waiters), Requests{request.get()});
@@ -124,8 +105,8 @@ TEST(RangeWaiters, MayParkAgainAndAgain) {
 
 TEST(RangeWaiters, LeavesToItsCancellerWhatThatHasClaimed) {
   RangeWaiters waiters;
-  Request claimed;
-  Request other;
+  RunningRequest claimed;
+  RunningRequest other;
   ASSERT_TRUE(waiters.park(claimed.get(), 0));
   ASSERT_TRUE(waiters.park(other.get(), 0));
   ASSERT_TRUE(claimed.claim());
@@ -140,8 +121,8 @@ TEST(RangeWaiters, LeavesToItsCancellerWhatThatHasClaimed) {
 
 TEST(RangeWaiters, ForgetsOneOfSeveral) {
   RangeWaiters waiters;
-  std::array<Request, 3> requests;
-  for (Request& request : requests) {
+  std::array<RunningRequest, 3> requests;
+  for (RunningRequest& request : requests) {
     ASSERT_TRUE(waiters.park(request.get(), 0));
   }
   ASSERT_TRUE(requests[1].claim());
@@ -157,13 +138,13 @@ TEST(RangeWaiters, ForgetsOneOfSeveral) {
 // A miscount would make the next release overlook the one that waits.
 TEST(RangeWaiters, ForgettingWhatDoesNotWaitChangesNothing) {
   RangeWaiters waiters;
-  Request stranger;
-  Request waiting;
+  RunningRequest stranger;
+  RunningRequest waiting;
   waiters.forget(stranger.get());
   ASSERT_TRUE(waiters.park(waiting.get(), 0));
   EXPECT_EQ(released(&waiters), Requests{waiting.get()});
   waiters.forget(waiting.get());
-  Request twice;
+  RunningRequest twice;
   ASSERT_TRUE(waiters.park(twice.get(), 1));
   ASSERT_TRUE(twice.claim());
   waiters.forget(twice.get());
@@ -205,7 +186,7 @@ class Device {
         std::this_thread::yield();
         continue;
       }
-      Request& request = requests_[random() % kRequests];
+      RunningRequest& request = requests_[random() % kRequests];
       if (!request.claim()) continue;
       EXPECT_TRUE(request->waits_for_range);
       waiters_.forget(request.get());
@@ -274,7 +255,7 @@ class Device {
   }
 
   const uint64_t seed_;
-  std::array<Request, kRequests> requests_;
+  std::array<RunningRequest, kRequests> requests_;
   RangeWaiters waiters_;
   std::array<std::atomic<bool>, kRanges> held_{};
   // Whoever holds the range may change them: ThreadSanitizer sees who else did.
@@ -312,7 +293,7 @@ void wait_for(const std::atomic<uint64_t>& number, uint64_t value) {
 TEST(RangeWaiters, AReleaseDuringParkIsNotMissed) {
   constexpr uint64_t kRounds = 60000;
   RangeWaiters waiters;
-  Request request;
+  RunningRequest request;
   std::atomic<uint64_t> begun{0};
   std::atomic<uint64_t> over{0};
   uint64_t found = 0;
