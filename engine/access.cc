@@ -35,6 +35,10 @@ absl::string_view purpose_name(Purpose purpose) {
       return "l2_alloc_write";
     case Purpose::kSnapshotUpdate:
       return "snapshot_update";
+    case Purpose::kBitmapLoad:
+      return "bitmap_load";
+    case Purpose::kBitmapUpdate:
+      return "bitmap_update";
     case Purpose::kReftableLoad:
       return "reftable_load";
     case Purpose::kReftableGrow:

@@ -31,6 +31,8 @@ enum class Purpose : uint8_t {
   kL2AllocCowRead,  // an L2 table that a snapshot shares is read, ...
   kL2AllocWrite,    // a new L2 table is zeroed, or becomes its copy
   kSnapshotUpdate,  // a snapshot's L1 table, or the snapshot table, is written
+  kBitmapLoad,      // the bitmap directory, a bitmap's table or bits
+  kBitmapUpdate,
   kReftableLoad,
   kReftableGrow,
   kReftableUpdate,

@@ -64,6 +64,35 @@ absl::Status BlockDriver::delete_snapshot(absl::string_view) {
   return unimplemented(*this, "deletion of a snapshot");
 }
 
+absl::StatusOr<std::vector<DirtyBitmapInfo>> BlockDriver::list_bitmaps() {
+  return unimplemented(*this, "list of bitmaps");
+}
+
+absl::StatusOr<std::shared_ptr<const DirtyBitmap>> BlockDriver::find_bitmap(
+    absl::string_view) {
+  return unimplemented(*this, "dirty bitmap");
+}
+
+absl::Status BlockDriver::add_bitmap(const NewDirtyBitmap&) {
+  return unimplemented(*this, "creation of a bitmap");
+}
+
+absl::Status BlockDriver::remove_bitmap(absl::string_view) {
+  return unimplemented(*this, "removal of a bitmap");
+}
+
+absl::Status BlockDriver::clear_bitmap(absl::string_view) {
+  return unimplemented(*this, "clearing of a bitmap");
+}
+
+absl::Status BlockDriver::enable_bitmap(absl::string_view, bool) {
+  return unimplemented(*this, "enabling of a bitmap");
+}
+
+absl::Status BlockDriver::merge_bitmap(absl::string_view, const DirtyBitmap&) {
+  return unimplemented(*this, "merging into a bitmap");
+}
+
 absl::Status BlockDriver::set_length(uint64_t, SetLengthMode) {
   return unimplemented(*this, "change of length");
 }

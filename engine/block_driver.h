@@ -37,6 +37,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/access.h"
+#include "engine/dirty_bitmap.h"
 #include "engine/image_check.h"
 #include "engine/io_vector.h"
 #include "engine/sector.h"
@@ -85,6 +86,7 @@ enum class Capability : uint32_t {
   kTryWrite = 1 << 11,
   kCheck = 1 << 12,
   kSnapshots = 1 << 13,
+  kBitmaps = 1 << 14,
 };
 
 class Capabilities {
@@ -282,6 +284,29 @@ class BlockDriver {
   // image's cannot be changed.
   virtual absl::Status apply_snapshot(absl::string_view snapshot);
   virtual absl::Status delete_snapshot(absl::string_view snapshot);
+
+  // Dirty bitmaps that the image keeps while it is closed.  Every change of the
+  // disk through this driver is recorded in those that are enabled.  Changes of
+  // the bitmaps themselves become durable when the image is closed, inactivated
+  // or reopened read-only, removals at once.  Requests may be in flight; what
+  // changes bitmaps stops them for a moment.
+  // Errors of what names one: kNotFound, kFailedPrecondition if it is
+  // inconsistent.
+  virtual absl::StatusOr<std::vector<DirtyBitmapInfo>> list_bitmaps();
+  // The bits themselves, which go on following writes; of an image that is not
+  // open for writing, a copy.  Not to be read while another call changes or
+  // removes this bitmap or the length of the disk.
+  virtual absl::StatusOr<std::shared_ptr<const DirtyBitmap>> find_bitmap(
+      absl::string_view name);
+  // Errors: kAlreadyExists, kInvalidArgument, kResourceExhausted.
+  virtual absl::Status add_bitmap(const NewDirtyBitmap& wanted);
+  virtual absl::Status remove_bitmap(absl::string_view name);
+  virtual absl::Status clear_bitmap(absl::string_view name);
+  virtual absl::Status enable_bitmap(absl::string_view name, bool enabled);
+  // Adds what is dirty in `source`, which is of this image or another one.
+  // Errors: kInvalidArgument if its disk has another length.
+  virtual absl::Status merge_bitmap(absl::string_view name,
+                                    const DirtyBitmap& source);
 
   // Changes options of an open image; on error it stays as it was.  Requests
   // may be in flight.

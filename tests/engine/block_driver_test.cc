@@ -1,6 +1,7 @@
 #include "engine/block_driver.h"
 
 #include "absl/strings/match.h"
+#include "engine/dirty_bitmap.h"
 #include "gtest/gtest.h"
 
 namespace spindle {
@@ -48,6 +49,14 @@ TEST(BlockDriver, OptionalOperationsAreRefusedByName) {
       {driver.create_snapshot({}).status(), "creation of a snapshot"},
       {driver.apply_snapshot("1"), "return to a snapshot"},
       {driver.delete_snapshot("1"), "deletion of a snapshot"},
+      {driver.list_bitmaps().status(), "list of bitmaps"},
+      {driver.find_bitmap("b").status(), "dirty bitmap"},
+      {driver.add_bitmap({}), "creation of a bitmap"},
+      {driver.remove_bitmap("b"), "removal of a bitmap"},
+      {driver.clear_bitmap("b"), "clearing of a bitmap"},
+      {driver.enable_bitmap("b", true), "enabling of a bitmap"},
+      {driver.merge_bitmap("b", DirtyBitmap(512, 512)),
+       "merging into a bitmap"},
       {driver.set_length(0, SetLengthMode::kExact), "change of length"},
       {driver.reopen({}), "reopen"},
       {driver.inactivate(), "inactivate"},
