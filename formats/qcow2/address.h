@@ -39,6 +39,9 @@ struct Geometry {
   // at most the cluster size.
   uint32_t slice_bytes = 4096;
   uint64_t size_bytes = 0;  // virtual size
+  // "Extended L2 Entries": a cluster has 32 subclusters, and its entry a
+  // bitmap.
+  bool extended_l2 = false;
 
   constexpr uint64_t cluster_bytes() const {
     return uint64_t{1} << cluster_bits;
@@ -60,8 +63,12 @@ struct Geometry {
     return cluster_index(bytes + cluster_bytes() - 1);
   }
 
-  // "L1 and L2 tables": an L2 table fills one cluster with 8-byte entries.
-  constexpr uint32_t l2_bits() const { return cluster_bits - 3; }
+  // "Cluster mapping": an L2 table fills one cluster with entries of 8 bytes,
+  // or 16 if they are extended.
+  constexpr uint32_t l2_entry_bytes() const { return extended_l2 ? 16 : 8; }
+  constexpr uint32_t l2_bits() const {
+    return cluster_bits - (extended_l2 ? 4 : 3);
+  }
   constexpr uint64_t l1_index(GuestOffset guest) const {
     return guest.bytes >> (cluster_bits + l2_bits());
   }
@@ -69,9 +76,19 @@ struct Geometry {
   constexpr uint64_t l2_index(GuestOffset guest) const {
     return (guest.bytes >> cluster_bits) & ((uint64_t{1} << l2_bits()) - 1);
   }
-  constexpr uint64_t l2_entries_per_slice() const { return slice_bytes / 8; }
+  constexpr uint64_t l2_entries_per_slice() const {
+    return slice_bytes / l2_entry_bytes();
+  }
   constexpr uint64_t guest_bytes_per_slice() const {
     return l2_entries_per_slice() << cluster_bits;
+  }
+
+  // What is allocated by itself: without subclusters, a cluster.
+  constexpr uint32_t subcluster_bits() const {
+    return cluster_bits - (extended_l2 ? 5 : 0);
+  }
+  constexpr uint64_t subcluster_bytes() const {
+    return uint64_t{1} << subcluster_bits();
   }
 
   // "Refcounts": a refcount block fills one cluster.

@@ -30,6 +30,7 @@ class CheckContext {
     geometry.cluster_bits = header.cluster_bits;
     geometry.refcount_order = header.refcount_order;
     geometry.size_bytes = header.size_bytes;
+    geometry.extended_l2 = header.extended_l2();
   }
 
   ByteChannel* const file;

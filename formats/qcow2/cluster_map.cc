@@ -4,11 +4,20 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "engine/checked_math.h"
+#include "formats/qcow2/l2_slice.h"
+#include "formats/qcow2/subclusters.h"
 
 namespace spindle::qcow2 {
 
 absl::Status ClusterMap::check_entry(GuestOffset guest, L2Entry entry) const {
+  if (geometry_.extended_l2 && !is_valid_bitmap(entry)) {
+    return absl::DataLossError(absl::StrFormat(
+        "the L2 entry of guest offset %d names host offset %d and has the "
+        "subcluster bitmap %#x, which contradicts itself or that",
+        guest.bytes, entry.host().bytes, entry.bitmap()));
+  }
   switch (entry.kind()) {
     case ClusterKind::kUnallocated:
       return absl::OkStatus();
@@ -60,7 +69,8 @@ absl::StatusOr<HostOffset> ClusterMap::slice_host(GuestOffset guest) const {
   if (table.bytes == 0) return table;
   if (absl::Status legal = check_table(l1_index, table); !legal.ok())
     return legal;
-  const uint64_t into_table = geometry_.l2_index(guest) * kL2EntryBytes;
+  const uint64_t into_table =
+      geometry_.l2_index(guest) * geometry_.l2_entry_bytes();
   return HostOffset{table.bytes +
                     align_down(into_table, geometry_.slice_bytes)};
 }
@@ -111,6 +121,8 @@ bool ClusterMap::try_lookup(GuestOffset guest, uint64_t max_bytes,
 
 absl::Status ClusterMap::describe(GuestOffset guest, uint64_t max_bytes,
                                   Slice* slice, MappedRun* run) {
+  if (geometry_.extended_l2)
+    return describe_subclusters(guest, max_bytes, slice, run);
   const uint64_t cluster_bytes = geometry_.cluster_bytes();
   const uint64_t into_cluster = geometry_.offset_in_cluster(guest.bytes);
   const uint64_t limit = std::min(max_bytes, bytes_left_in_slice(guest));
@@ -127,7 +139,7 @@ absl::Status ClusterMap::describe(GuestOffset guest, uint64_t max_bytes,
 
   if (run->kind == ClusterKind::kCompressed) {
     run->bytes = std::min(run->bytes, limit);
-    run->pin = InFlight::Pin(parts_.in_flight, first.references(geometry_));
+    pin(1, run);
     return absl::OkStatus();
   }
   const bool has_host = first.has_host();
@@ -144,11 +156,60 @@ absl::Status ClusterMap::describe(GuestOffset guest, uint64_t max_bytes,
     ++count;
   }
   run->bytes = std::min(run->bytes, limit);
-  if (run->kind == ClusterKind::kNormal) {
-    run->pin = InFlight::Pin(
-        parts_.in_flight, {geometry_.cluster_index(first.host().bytes), count});
-  }
+  pin(count, run);
   return absl::OkStatus();
+}
+
+absl::Status ClusterMap::describe_subclusters(GuestOffset guest,
+                                              uint64_t max_bytes, Slice* slice,
+                                              MappedRun* run) {
+  const uint64_t cluster_bytes = geometry_.cluster_bytes();
+  const uint64_t into_cluster = geometry_.offset_in_cluster(guest.bytes);
+  const uint64_t limit = std::min(max_bytes, bytes_left_in_slice(guest));
+  size_t index = index_in_slice(guest);
+
+  MetadataReaderLock lock(&slice->mutex);
+  const L2Entry first = load_entry(*slice, geometry_, index);
+  absl::Status status = check_entry(guest, first);
+  if (!status.ok()) return status;
+  KindRun part = kind_run(geometry_, first, guest);
+  run->entry = first;
+  run->kind = part.kind;
+  run->writable_in_place = part.kind == ClusterKind::kNormal && first.copied();
+  run->bytes = part.bytes;
+  const bool is_compressed = part.kind == ClusterKind::kCompressed;
+  const bool has_host = first.has_host() && !is_compressed;
+  if (has_host) run->host = HostOffset{first.host().bytes + into_cluster};
+  uint64_t count = 1;
+  // On into the next cluster, if this one is of that kind up to its end.
+  while (!is_compressed && run->bytes < limit &&
+         geometry_.offset_in_cluster(guest.bytes + run->bytes) == 0) {
+    const L2Entry next = load_entry(*slice, geometry_, ++index);
+    const bool follows =
+        is_valid_bitmap(next) && next.copied() == first.copied() &&
+        next.host().bytes ==
+            (has_host ? first.host().bytes + count * cluster_bytes : 0);
+    if (!follows) break;
+    part = kind_run(geometry_, next, {guest.bytes + run->bytes});
+    if (part.kind != run->kind) break;
+    run->bytes += part.bytes;
+    ++count;
+  }
+  run->bytes = std::min(run->bytes, limit);
+  pin(count, run);
+  return absl::OkStatus();
+}
+
+void ClusterMap::pin(uint64_t cluster_count, MappedRun* run) const {
+  HostClusters used;
+  if (run->kind == ClusterKind::kNormal) {
+    used = {geometry_.cluster_index(run->entry.host().bytes), cluster_count};
+  } else if (run->kind == ClusterKind::kCompressed) {
+    used = run->entry.references(geometry_);
+  } else {
+    return;
+  }
+  run->pin = InFlight::Pin(parts_.in_flight, used);
 }
 
 absl::StatusOr<SliceRef> ClusterMap::slice_if_present(GuestOffset guest) {

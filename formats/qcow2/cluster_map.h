@@ -29,7 +29,7 @@ struct MappedRun {
   L2Entry entry;
   // A guest's write may go to `host` as it is.
   bool writable_in_place = false;
-  // Where the first byte lives (kNormal, kZeroAllocated).
+  // Where the first byte lives, or would (entry.has_host()).
   HostOffset host;
   uint64_t bytes = 0;
   // Keeps the host clusters from being reused (kNormal, kCompressed).
@@ -88,6 +88,10 @@ class ClusterMap {
                               MappedRun* run) const;
   absl::Status describe(GuestOffset guest, uint64_t max_bytes, Slice* slice,
                         MappedRun* run);
+  // The same for an image with subclusters.
+  absl::Status describe_subclusters(GuestOffset guest, uint64_t max_bytes,
+                                    Slice* slice, MappedRun* run);
+  void pin(uint64_t cluster_count, MappedRun* run) const;
   absl::StatusOr<SliceRef> slice_if_present(GuestOffset guest);
   absl::Status check_table(uint64_t l1_index, HostOffset table) const;
   absl::Status make_own_table(uint64_t l1_index);

@@ -8,6 +8,7 @@
 #include "absl/base/macros.h"
 #include "absl/strings/str_cat.h"
 #include "formats/qcow2/compressor.h"
+#include "formats/qcow2/l2_slice.h"
 
 namespace spindle::qcow2 {
 
@@ -86,9 +87,9 @@ absl::StatusOr<bool> CompressedWriter::put_once(
   const FirstWrites::Outcome outcome = image_.first_writes().finish(
       std::move(ticket), status.ok() && has_name, [&] {
         MetadataLock lock(&plan.slice->mutex);
-        old = L2Entry(plan.slice->load64(plan.index));
+        old = load_entry(*plan.slice.get(), geometry, plan.index);
         plan.slice->note_new_mapping();
-        plan.slice->store64(plan.index, plan.entry.raw());
+        store_entry(plan.slice.get(), geometry, plan.index, plan.entry);
       });
   if (outcome == FirstWrites::Outcome::kPublished) {
     image_.pending().add_dropped(old.references(geometry));
@@ -109,7 +110,7 @@ absl::Status CompressedWriter::inspect(GuestOffset guest, Plan* plan) {
   {
     MetadataReaderLock lock(&plan->slice->mutex);
     damaged = image_.map().check_entry(
-        guest, L2Entry(plan->slice->load64(plan->index)));
+        guest, load_entry(*plan->slice.get(), image_.geometry(), plan->index));
   }
   if (damaged.ok()) return damaged;
   return image_.corruption().report(damaged.message());

@@ -218,9 +218,7 @@ absl::Status zero_entries(CheckContext* context, const StoredRefcounts& stored,
       continue;
     }
     // With subclusters their bitmap says it already.
-    store_big64(bytes.data(), context->header.extended_l2()
-                                  ? 0
-                                  : L2Entry::zero_plain().raw());
+    store_big64(bytes.data(), L2Entry::zero_plain(context->geometry).raw());
     status = context->file->write(Purpose::kL2Update, bytes.data(),
                                   bytes.size(), at);
     if (!status.ok()) return status;

@@ -1,11 +1,12 @@
 #include "formats/qcow2/data_writer.h"
 
 #include <algorithm>
-#include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "formats/qcow2/l2_slice.h"
+#include "formats/qcow2/subclusters.h"
 
 namespace spindle::qcow2 {
 
@@ -30,8 +31,8 @@ absl::Status DataWriter::write(GuestOffset guest, const IoVector& qiov) {
           image_.geometry().cluster_index(run.host.bytes + run.bytes);
       continue;
     }
-    absl::StatusOr<uint64_t> written =
-        write_first(at, qiov.slice(done, length - done), &next_cluster);
+    absl::StatusOr<uint64_t> written = write_first(
+        at, qiov.slice(done, length - done), run.entry.is_own(), &next_cluster);
     if (!written.ok()) return written.status();
     done += *written;
   }
@@ -88,30 +89,33 @@ uint64_t DataWriter::try_write(GuestOffset guest, const IoVector& qiov) {
 
 absl::StatusOr<uint64_t> DataWriter::write_first(GuestOffset guest,
                                                  const IoVector& qiov,
+                                                 bool in_own_cluster,
                                                  uint64_t* next_cluster) {
   const Geometry& geometry = image_.geometry();
   const uint64_t length =
       std::min(qiov.length_bytes(), image_.map().bytes_left_in_slice(guest));
   const ByteRange data{guest.bytes, length};
-  const uint64_t begin = geometry.cluster_start(data.offset);
-  const ByteRange clusters{
-      begin, align_up(data.end(), geometry.cluster_bytes()) - begin};
+  const uint64_t unit =
+      in_own_cluster ? geometry.subcluster_bytes() : geometry.cluster_bytes();
+  const uint64_t begin = align_down(data.offset, unit);
+  const ByteRange changed{begin, align_up(data.end(), unit) - begin};
 
   FirstWrites::Ticket ticket;
-  switch (image_.first_writes().enter(clusters, data, &image_.in_flight(),
+  switch (image_.first_writes().enter(changed, data, &image_.in_flight(),
                                       &ticket)) {
     case FirstWrites::Admission::kRetry:
       return 0;
     case FirstWrites::Admission::kJoined:
       *next_cluster = 0;
-      return join(std::move(ticket), qiov.slice(0, length));
+      return join(std::move(ticket), data, qiov.slice(0, length));
     case FirstWrites::Admission::kOwner:
       break;
   }
-  return own(std::move(ticket), data, qiov, next_cluster);
+  return own(std::move(ticket), data, qiov, in_own_cluster, next_cluster);
 }
 
 absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket,
+                                          ByteRange data,
                                           const IoVector& qiov) {
   const GuestOffset first_guest{ticket.guest_clusters().offset};
   const HostClusters host = ticket.host_clusters();
@@ -121,10 +125,9 @@ absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket,
     status =
         image_.file().write(Purpose::kClusterAlloc, qiov, ticket.host().bytes);
   }
-  const FirstWrites::Outcome outcome =
-      image_.first_writes().finish(std::move(ticket), status.ok(), [&] {
-        publish(slice->get(), image_.map().index_in_slice(first_guest), host);
-      });
+  const FirstWrites::Outcome outcome = image_.first_writes().finish(
+      std::move(ticket), status.ok(),
+      [&] { publish(slice->get(), first_guest, host, data); });
   if (outcome == FirstWrites::Outcome::kUnpublished)
     image_.allocator().free_unpublished(host);
   if (!status.ok()) return status;
@@ -133,24 +136,29 @@ absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket,
 
 absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket,
                                          ByteRange data, const IoVector& qiov,
+                                         bool in_own_cluster,
                                          uint64_t* next_cluster) {
   Plan plan;
-  absl::Status status = inspect(data, &plan);
+  absl::Status status = inspect(data, in_own_cluster, &plan);
   const bool has_work = status.ok() && !plan.old_entries.empty();
   // If this attempt comes to nothing, the next one starts anywhere.
   const uint64_t wanted_cluster = std::exchange(*next_cluster, 0);
   if (has_work) status = choose_host(wanted_cluster, &plan);
   const bool has_host = has_work && status.ok();
   if (has_host) {
-    image_.first_writes().narrow(ticket, plan.clusters);
+    image_.first_writes().narrow(
+        ticket, plan.reuses_host ? plan.written : plan.clusters);
     if (!plan.reuses_host && needs_no_padding(plan)) {
-      image_.first_writes().let_others_join(ticket, plan.host);
+      image_.first_writes().let_others_join(ticket, plan.host,
+                                            image_.geometry().extended_l2);
     }
     status = transfer(plan, qiov.slice(0, plan.data.length));
   }
   const FirstWrites::Outcome outcome = image_.first_writes().finish(
-      std::move(ticket), has_host && status.ok(),
-      [&] { publish(plan.slice.get(), plan.first_index, plan.host); });
+      std::move(ticket), has_host && status.ok(), [&] {
+        publish(plan.slice.get(), {plan.clusters.offset}, plan.host,
+                plan.written);
+      });
   if (outcome == FirstWrites::Outcome::kUnpublished && has_host &&
       !plan.reuses_host) {
     image_.allocator().free_unpublished(plan.host);
@@ -171,13 +179,14 @@ absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket,
 
 // Finds the clusters from the front of `data` on that one allocation can serve.
 // Leaves plan->old_entries empty if the first needs none any more.
-absl::Status DataWriter::inspect(ByteRange data, Plan* plan) {
+absl::Status DataWriter::inspect(ByteRange data, bool in_own_cluster,
+                                 Plan* plan) {
   const Geometry& geometry = image_.geometry();
   const GuestOffset guest{data.offset};
   absl::StatusOr<SliceRef> slice = image_.map().slice_for_update(guest);
   if (!slice.ok()) return slice.status();
   plan->slice = *std::move(slice);
-  plan->first_index = image_.map().index_in_slice(guest);
+  const size_t first_index = image_.map().index_in_slice(guest);
 
   const uint64_t begin = geometry.cluster_start(data.offset);
   const uint64_t cluster_count = geometry.clusters_for(data.end() - begin);
@@ -185,18 +194,16 @@ absl::Status DataWriter::inspect(ByteRange data, Plan* plan) {
   {
     MetadataReaderLock lock(&plan->slice->mutex);
     for (uint64_t i = 0; i < cluster_count; ++i) {
-      const L2Entry entry(plan->slice->load64(plan->first_index + i));
+      const L2Entry entry =
+          load_entry(*plan->slice.get(), geometry, first_index + i);
       damaged =
           image_.map().check_entry({begin + geometry.cluster_offset(i)}, entry);
-      if (!damaged.ok() || entry.writable_in_place()) break;
-      // A zero cluster that kept its host cluster gets its data there; but not
-      // while a write from before the zeroes is on its way there, which would
-      // show through once the cluster is published again.
-      const bool reuses = entry.kind() == ClusterKind::kZeroAllocated &&
-                          entry.copied() &&
-                          !image_.in_flight().is_pinned(
-                              geometry.cluster_index(entry.host().bytes));
+      if (!damaged.ok() || !needs_first_write(entry)) break;
+      const bool reuses = can_reuse_host(entry);
       if (i == 0) plan->reuses_host = reuses;
+      // The change covers subclusters only, and the cluster has been dropped
+      // before it began; or whole clusters, and one has come.
+      if (geometry.extended_l2 && reuses != in_own_cluster) break;
       if (reuses != plan->reuses_host) break;
       if (reuses && i > 0) {
         const uint64_t expected =
@@ -222,6 +229,37 @@ void DataWriter::shorten(size_t cluster_count, Plan* plan) const {
                     geometry.cluster_offset(cluster_count)};
   const uint64_t end = std::min(plan->data.end(), plan->clusters.end());
   plan->data.length = end - plan->data.offset;
+  plan->written = plan->clusters;
+  if (!geometry.extended_l2 || cluster_count == 0) return;
+  const auto filled = [&](L2Entry entry, uint64_t cluster_start) {
+    const SubclusterSpan touched =
+        touched_span(geometry, cluster_start, plan->data.offset, end);
+    return plan->reuses_host ? touched : span_to_copy(entry, touched);
+  };
+  const uint64_t last = plan->clusters.end() - geometry.cluster_bytes();
+  const uint32_t bits = geometry.subcluster_bits();
+  const uint64_t from =
+      plan->clusters.offset +
+      (uint64_t{filled(plan->old_entries.front(), plan->clusters.offset).first}
+       << bits);
+  const uint64_t to =
+      last + (uint64_t{filled(plan->old_entries.back(), last).end} << bits);
+  plan->written = {from, to - from};
+}
+
+bool DataWriter::needs_first_write(L2Entry entry) const {
+  return image_.geometry().extended_l2 || !entry.writable_in_place();
+}
+
+bool DataWriter::can_reuse_host(L2Entry entry) const {
+  // Writes to other subclusters of it may be on their way.
+  if (image_.geometry().extended_l2) return entry.is_own();
+  // A zero cluster that kept its host cluster gets its data there; but not
+  // while a write from before the zeroes is on its way there, which would
+  // show through once the cluster is published again.
+  return entry.kind() == ClusterKind::kZeroAllocated && entry.copied() &&
+         !image_.in_flight().is_pinned(
+             image_.geometry().cluster_index(entry.host().bytes));
 }
 
 absl::Status DataWriter::choose_host(uint64_t next_cluster, Plan* plan) {
@@ -279,26 +317,13 @@ absl::Status DataWriter::transfer(const Plan& plan, const IoVector& qiov) {
 
 // ---- Padding ---------------------------------------------------------------
 
-bool DataWriter::base_is_zero(L2Entry old_entry, uint64_t guest) const {
-  switch (old_entry.kind()) {
-    case ClusterKind::kUnallocated:
-      return !image_.has_backing_at({guest});
-    case ClusterKind::kZeroPlain:
-    case ClusterKind::kZeroAllocated:
-      return true;
-    case ClusterKind::kNormal:
-    case ClusterKind::kCompressed:
-      return false;
-  }
-  return false;
-}
-
 bool DataWriter::needs_no_padding(const Plan& plan) const {
   if (!plan.reads_as_zeroes) return false;
   for (size_t i = 0; i < plan.old_entries.size(); ++i) {
-    const uint64_t guest =
-        plan.clusters.offset + image_.geometry().cluster_offset(i);
-    if (!base_is_zero(plan.old_entries[i], guest)) return false;
+    const ByteRange cluster{
+        plan.clusters.offset + image_.geometry().cluster_offset(i),
+        image_.geometry().cluster_bytes()};
+    if (!base_.is_zero(plan.old_entries[i], cluster)) return false;
     // Whoever publishes must give up what the old entry refers to: the owner.
     if (plan.old_entries[i].has_host()) return false;
   }
@@ -310,11 +335,17 @@ absl::Status DataWriter::read_padding(const Plan& plan, Padding* padding) {
                              std::unique_ptr<uint8_t[]>* bytes,
                              uint64_t* count) -> absl::Status {
     if (guest.empty()) return absl::OkStatus();
+    // The subcluster is there, but for others that are not.
+    if (plan.reuses_host &&
+        kind_run(image_.geometry(), old_entry, {guest.offset}).kind ==
+            ClusterKind::kNormal) {
+      return absl::OkStatus();
+    }
     // What is zero already is not written again.
-    if (plan.reads_as_zeroes && base_is_zero(old_entry, guest.offset))
+    if (plan.reads_as_zeroes && base_.is_zero(old_entry, guest))
       return absl::OkStatus();
     absl::StatusOr<std::unique_ptr<uint8_t[]>> base =
-        read_base(old_entry, guest);
+        base_.read(old_entry, guest);
     if (!base.ok()) return base.status();
     if (plan.reads_as_zeroes && IoVector(base->get(), guest.length).is_zero()) {
       return absl::OkStatus();
@@ -325,55 +356,46 @@ absl::Status DataWriter::read_padding(const Plan& plan, Padding* padding) {
   };
   absl::Status status =
       read_side(plan.old_entries.front(),
-                {plan.clusters.offset, plan.data.offset - plan.clusters.offset},
+                {plan.written.offset, plan.data.offset - plan.written.offset},
                 &padding->head, &padding->head_bytes);
   if (!status.ok()) return status;
   return read_side(plan.old_entries.back(),
-                   {plan.data.end(), plan.clusters.end() - plan.data.end()},
+                   {plan.data.end(), plan.written.end() - plan.data.end()},
                    &padding->tail, &padding->tail_bytes);
-}
-
-absl::StatusOr<std::unique_ptr<uint8_t[]>> DataWriter::read_base(
-    L2Entry old_entry, ByteRange guest) {
-  std::unique_ptr<uint8_t[]> bytes(new uint8_t[guest.length]);
-  const IoVector qiov(bytes.get(), guest.length);
-  const uint64_t into_cluster =
-      image_.geometry().offset_in_cluster(guest.offset);
-  absl::Status status;
-  switch (old_entry.kind()) {
-    case ClusterKind::kUnallocated:
-      status = reader_.read_backing(Purpose::kCowRead, {guest.offset}, qiov);
-      break;
-    case ClusterKind::kZeroPlain:
-    case ClusterKind::kZeroAllocated:
-      std::memset(bytes.get(), 0, guest.length);
-      break;
-    case ClusterKind::kNormal:
-      status = image_.file().read(Purpose::kCowRead, qiov,
-                                  old_entry.host().bytes + into_cluster);
-      break;
-    case ClusterKind::kCompressed: {
-      absl::StatusOr<InflatedCopies::Copy> cluster = reader_.inflate(old_entry);
-      status = cluster.status();
-      if (status.ok())
-        qiov.copy_from(0, (*cluster)->data() + into_cluster, guest.length);
-      break;
-    }
-  }
-  if (!status.ok()) return status;
-  return bytes;
 }
 
 // ---- Publishing ------------------------------------------------------------
 
-void DataWriter::publish(Slice* slice, size_t first_index, HostClusters host) {
+void DataWriter::publish(Slice* slice, GuestOffset first_guest,
+                         HostClusters host, ByteRange written) {
+  const Geometry& geometry = image_.geometry();
+  const size_t first_index = image_.map().index_in_slice(first_guest);
   image_.allocator().note_published(host);
   MetadataLock lock(&slice->mutex);
   slice->note_new_mapping();
   for (uint64_t i = 0; i < host.count; ++i) {
-    const HostOffset offset{image_.geometry().cluster_offset(host.first + i)};
-    slice->store64(first_index + i, L2Entry::normal(offset).raw());
+    L2Entry entry = L2Entry::normal({geometry.cluster_offset(host.first + i)});
+    if (geometry.extended_l2) {
+      const L2Entry old = load_entry(*slice, geometry, first_index + i);
+      const uint64_t start = first_guest.bytes + geometry.cluster_offset(i);
+      entry = entry.with_bitmap(bitmap_of(old, start, written));
+      if (entry == old) continue;
+    }
+    store_entry(slice, geometry, first_index + i, entry);
   }
+}
+
+// The bitmap of the cluster at `cluster_start` once `written` is.
+uint64_t DataWriter::bitmap_of(L2Entry old, uint64_t cluster_start,
+                               ByteRange written) const {
+  const Geometry& geometry = image_.geometry();
+  const uint64_t bitmap =
+      old.kind() == ClusterKind::kCompressed ? 0 : old.bitmap();
+  if (!written.overlaps({cluster_start, geometry.cluster_bytes()}))
+    return bitmap;
+  return bitmap_after_write(
+      bitmap,
+      touched_span(geometry, cluster_start, written.offset, written.end()));
 }
 
 void DataWriter::drop_old_references(const Plan& plan) {

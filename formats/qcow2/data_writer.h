@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "engine/io_vector.h"
 #include "formats/qcow2/address.h"
+#include "formats/qcow2/cow_base.h"
 #include "formats/qcow2/data_reader.h"
 #include "formats/qcow2/image.h"
 
@@ -27,7 +28,7 @@ class DataWriter {
  public:
   // Both must outlive this.
   DataWriter(Image* image, DataReader* reader)
-      : image_(*image), reader_(*reader) {}
+      : image_(*image), base_(image, reader) {}
 
   // Writes `qiov` to `guest` on.  REQUIRES: the range lies within the image's
   // size; the image is prepared for writing.
@@ -41,21 +42,23 @@ class DataWriter {
   // A first write as it is carried out.
   struct Plan {
     SliceRef slice;
-    size_t first_index = 0;  // of the slice's entries that change
-    // The entries as they are before.
+    // The entries that change, as they are before.
     absl::InlinedVector<L2Entry, 16> old_entries;
-    // The guest clusters that change, and the part of them that is data.
+    // The guest clusters that change, the part of them that is allocated
+    // afterwards (whole subclusters; without these all), and that which is
+    // data.
     ByteRange clusters;
+    ByteRange written;
     ByteRange data;
     HostClusters host;
     // The host clusters are the old entries' own (zero clusters that kept
-    // them).
+    // them, and clusters of which other subclusters are allocated).
     bool reuses_host = false;
     // The host clusters read as zeroes already.
     bool reads_as_zeroes = false;
     InFlight::Pin pin;
   };
-  // Bytes that surround the data in the first and last cluster.
+  // Bytes that surround the data in what is allocated with them.
   struct Padding {
     std::unique_ptr<uint8_t[]> head;
     uint64_t head_bytes = 0;
@@ -70,32 +73,37 @@ class DataWriter {
   // be looked up again.
   // `next_cluster`: where the request's data so far end in the file, and then
   // those of this piece; 0 if unknown.
+  // `in_own_cluster`: the first cluster is the image's own, as it seems.
   absl::StatusOr<uint64_t> write_first(GuestOffset guest, const IoVector& qiov,
+                                       bool in_own_cluster,
                                        uint64_t* next_cluster);
-  absl::StatusOr<uint64_t> join(FirstWrites::Ticket ticket,
+  absl::StatusOr<uint64_t> join(FirstWrites::Ticket ticket, ByteRange data,
                                 const IoVector& qiov);
   absl::StatusOr<uint64_t> own(FirstWrites::Ticket ticket, ByteRange data,
-                               const IoVector& qiov, uint64_t* next_cluster);
+                               const IoVector& qiov, bool in_own_cluster,
+                               uint64_t* next_cluster);
 
-  absl::Status inspect(ByteRange data, Plan* plan);
+  absl::Status inspect(ByteRange data, bool in_own_cluster, Plan* plan);
+  bool needs_first_write(L2Entry entry) const;
+  bool can_reuse_host(L2Entry entry) const;
   void shorten(size_t cluster_count, Plan* plan) const;
   absl::Status choose_host(uint64_t next_cluster, Plan* plan);
   absl::StatusOr<Allocator::Allocation> allocate(uint64_t next_cluster,
                                                  uint64_t cluster_count);
   absl::Status transfer(const Plan& plan, const IoVector& qiov);
   absl::Status read_padding(const Plan& plan, Padding* padding);
-  // What the guest reads in `guest`, within one cluster.
-  absl::StatusOr<std::unique_ptr<uint8_t[]>> read_base(L2Entry old_entry,
-                                                       ByteRange guest);
-  // What the guest reads there now is zeroes without looking.
-  bool base_is_zero(L2Entry old_entry, uint64_t guest) const;
   bool needs_no_padding(const Plan& plan) const;
 
-  void publish(Slice* slice, size_t first_index, HostClusters host);
+  // Enters that the clusters from `first_guest` on are at `host`, and that
+  // `written` is allocated there.
+  void publish(Slice* slice, GuestOffset first_guest, HostClusters host,
+               ByteRange written);
+  uint64_t bitmap_of(L2Entry old, uint64_t cluster_start,
+                     ByteRange written) const;
   void drop_old_references(const Plan& plan);
 
   Image& image_;
-  DataReader& reader_;
+  CowBase base_;
 };
 
 }  // namespace spindle::qcow2

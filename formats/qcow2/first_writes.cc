@@ -64,9 +64,11 @@ void FirstWrites::narrow(const Ticket& ticket, ByteRange clusters) {
   changed_.SignalAll();
 }
 
-void FirstWrites::let_others_join(const Ticket& ticket, HostClusters host) {
+void FirstWrites::let_others_join(const Ticket& ticket, HostClusters host,
+                                  bool each_publishes) {
   MetadataLock lock(&mutex_);
   ticket.change_->host = host;
+  ticket.change_->each_publishes = each_publishes;
   ticket.change_->joinable = true;
   changed_.SignalAll();
 }
@@ -76,16 +78,17 @@ FirstWrites::Outcome FirstWrites::finish(Ticket ticket, bool succeeded,
   MetadataLock lock(&mutex_);
   Change* const change = ticket.change_.get();
   --change->users;
-  if (succeeded && !change->published) {
+  if (succeeded && (!change->published || change->each_publishes)) {
     publish();
     change->published = true;
     // From here on the mapping itself tells others where to write.
-    remove_locked(change);
+    if (!change->each_publishes) remove_locked(change);
   }
+  const bool is_last = change->users == 0;
+  if (is_last && (change->each_publishes || !change->published))
+    remove_locked(change);
   if (change->published) return Outcome::kPublished;
-  if (change->users != 0) return Outcome::kLeft;
-  remove_locked(change);
-  return Outcome::kUnpublished;
+  return is_last ? Outcome::kUnpublished : Outcome::kLeft;
 }
 
 }  // namespace spindle::qcow2

@@ -8,6 +8,12 @@
 // mapping for all, so a sequential writer of small blocks does not block a
 // worker per block.
 //
+// With subclusters, a change within clusters that are the image's own covers
+// no more than whole subclusters, so that first writes to different ones go
+// side by side.  Who joins publishes the subclusters of its own data, and the
+// change lasts until all have: only those who are in it know which subclusters
+// are being filled.
+//
 // Thread safety: every method, from any thread.  A thread holds one change at
 // a time, so waiting cannot form a circle.
 #ifndef SPINDLE_FORMATS_QCOW2_FIRST_WRITES_H_
@@ -64,8 +70,8 @@ class FirstWrites {
 
   explicit FirstWrites(const Geometry* geometry) : geometry_(*geometry) {}
 
-  // For a write of `data`, within the cluster-aligned `clusters`, to guest
-  // clusters that are not allocated.  May wait.
+  // For a write of `data`, within `clusters`, to guest clusters, or
+  // subclusters, that are not allocated.  May wait.
   Admission enter(ByteRange clusters, ByteRange data, InFlight* in_flight,
                   Ticket* ticket);
   // For any other change: waits until nothing overlaps.
@@ -75,8 +81,10 @@ class FirstWrites {
   // others need not wait for the rest.
   void narrow(const Ticket& ticket, ByteRange clusters);
   // The owner has chosen host clusters for its (narrowed) range, and they need
-  // no padding: others may join.
-  void let_others_join(const Ticket& ticket, HostClusters host);
+  // no padding: others may join.  `each_publishes`: all publish, not only the
+  // first to finish.  REQUIRES: the range is that of whole clusters.
+  void let_others_join(const Ticket& ticket, HostClusters host,
+                       bool each_publishes);
 
   enum class Outcome {
     kPublished,    // now or before, by whomever
@@ -84,9 +92,9 @@ class FirstWrites {
                    // are the caller's to free
     kLeft,         // others are still at it
   };
-  // Ends the caller's share.  If `succeeded` and nobody has published yet,
-  // `publish` is called, which enters the mapping (under the lock of this
-  // class; it may lock a slice and nothing else).
+  // Ends the caller's share.  If `succeeded` and nobody has published yet, or
+  // each does, `publish` is called, which enters the mapping (under the lock of
+  // this class; it may lock a slice and nothing else).
   Outcome finish(Ticket ticket, bool succeeded,
                  absl::FunctionRef<void()> publish);
 
@@ -95,6 +103,7 @@ class FirstWrites {
     ByteRange clusters;
     int users = 1;
     bool joinable = false;
+    bool each_publishes = false;
     bool published = false;
     HostClusters host;
   };

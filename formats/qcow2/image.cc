@@ -21,6 +21,7 @@ Geometry geometry_of(const Header& header, uint32_t slice_bytes) {
   geometry.refcount_order = header.refcount_order;
   geometry.slice_bytes = slice_bytes;
   geometry.size_bytes = header.size_bytes;
+  geometry.extended_l2 = header.extended_l2();
   return geometry;
 }
 

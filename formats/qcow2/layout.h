@@ -108,6 +108,12 @@ inline constexpr uint64_t kL1ReservedMask = ~(kL1OffsetMask | kEntryCopied);
 inline constexpr size_t kL2EntryBytes = 8;
 inline constexpr size_t kExtendedL2EntryBytes = 16;
 inline constexpr uint64_t kL2Compressed = uint64_t{1} << 62;
+// Section "Extended L2 Entries": the bitmap of a cluster's subclusters, which
+// follows the descriptor.  Bit x says that subcluster x is allocated, bit
+// 32 + x that it reads as zeroes; never both.
+inline constexpr uint32_t kSubclustersPerCluster = 32;
+inline constexpr uint64_t kBitmapAllAllocated = 0x00000000ffffffff;
+inline constexpr uint64_t kBitmapAllZero = 0xffffffff00000000;
 // Section "Standard Cluster Descriptor".
 inline constexpr uint64_t kL2ZeroFlag = uint64_t{1} << 0;      // version 3 only
 inline constexpr uint64_t kL2OffsetMask = 0x00fffffffffffe00;  // bits 9-55

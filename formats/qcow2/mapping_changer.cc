@@ -6,6 +6,8 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "formats/qcow2/l2_slice.h"
+#include "formats/qcow2/subclusters.h"
 
 namespace spindle::qcow2 {
 
@@ -28,11 +30,14 @@ absl::Status MappingChanger::discard(ByteRange range) {
 
 L2Entry MappingChanger::discarded(L2Entry old) const {
   const ClusterKind kind = old.kind();
+  // With subclusters a cluster that is zeroes is kUnallocated, and changes into
+  // what it is.
   const bool holds_nothing =
       kind == ClusterKind::kZeroPlain ||
       (kind == ClusterKind::kUnallocated && image_.backing() == nullptr);
   if (holds_nothing) return old;
-  return image_.geometry().version >= 3 ? L2Entry::zero_plain() : L2Entry();
+  return image_.geometry().version >= 3 ? L2Entry::zero_plain(image_.geometry())
+                                        : L2Entry();
 }
 
 absl::Status MappingChanger::write_zeroes(ByteRange range,
@@ -42,8 +47,8 @@ absl::Status MappingChanger::write_zeroes(ByteRange range,
   if (!has_zero_flag && image_.backing() != nullptr) {
     return absl::UnimplementedError("qcow2 version 2 has no zero clusters");
   }
-  const uint64_t begin = geometry.cluster_start(range.offset);
-  const uint64_t end = align_up(range.end(), geometry.cluster_bytes());
+  const uint64_t begin = align_down(range.offset, geometry.subcluster_bytes());
+  const uint64_t end = align_up(range.end(), geometry.subcluster_bytes());
   // What hangs over at either side must read as zeroes already.
   const absl::StatusOr<bool> before =
       backing_is_zero({begin, range.offset - begin});
@@ -59,32 +64,46 @@ absl::Status MappingChanger::write_zeroes(ByteRange range,
                            L2Entry old) -> std::optional<L2Entry> {
     const uint64_t cluster_end =
         std::min(guest.bytes + geometry.cluster_bytes(), geometry.size_bytes);
-    const bool is_zero_before = guest.bytes >= range.offset || *before;
-    const bool is_zero_behind = cluster_end <= range.end() || *behind;
-    const bool is_whole =
-        range.contains({guest.bytes, cluster_end - guest.bytes});
-    if (!is_whole &&
-        !reads_as_zeroes(guest, old, is_zero_before && is_zero_behind)) {
-      return std::nullopt;
+    // A cluster, or subcluster, of which the range covers only a part.
+    const auto stays_right = [&](uint64_t at, bool around_is_zero) {
+      return at < guest.bytes || at >= cluster_end ||
+             reads_as_zeroes({at}, old, around_is_zero);
+    };
+    const bool is_right_before =
+        range.offset == begin || stays_right(begin, *before);
+    const bool is_right_behind =
+        range.end() == image_end ||
+        stays_right(end - geometry.subcluster_bytes(), *behind);
+    if (!is_right_before || !is_right_behind) return std::nullopt;
+    const bool is_whole = begin <= guest.bytes && end >= cluster_end;
+    if (!is_whole) {
+      if (old.kind() == ClusterKind::kCompressed) return std::nullopt;
+      return old.with_bitmap(bitmap_after_zero(
+          old.bitmap(), touched_span(geometry, guest.bytes, begin, end)));
     }
-    // Without a backing file, no entry at all says "zeroes".
-    if (!has_zero_flag) return L2Entry();
-    const ClusterKind kind = old.kind();
-    const bool is_allocated =
-        kind == ClusterKind::kNormal || kind == ClusterKind::kZeroAllocated;
-    if (kind == ClusterKind::kCompressed || (flags.may_unmap && is_allocated)) {
-      return L2Entry::zero_plain();
-    }
-    return L2Entry(old.raw() | kL2ZeroFlag);
+    return zeroed(old, flags);
   };
   return change({begin, end - begin},
                 /*create_tables=*/has_zero_flag || image_.places_like_qemu(),
                 replace);
 }
 
+L2Entry MappingChanger::zeroed(L2Entry old, WriteZeroesFlags flags) const {
+  const Geometry& geometry = image_.geometry();
+  // Without a backing file, no entry at all says "zeroes".
+  if (geometry.version < 3) return L2Entry();
+  const ClusterKind kind = old.kind();
+  const bool is_allocated =
+      kind == ClusterKind::kNormal || kind == ClusterKind::kZeroAllocated;
+  if (kind == ClusterKind::kCompressed || (flags.may_unmap && is_allocated))
+    return L2Entry::zero_plain(geometry);
+  const L2Entry zero = L2Entry::zero_plain(geometry);
+  return L2Entry(old.raw() | zero.raw(), zero.bitmap());
+}
+
 bool MappingChanger::reads_as_zeroes(GuestOffset guest, L2Entry entry,
                                      bool backing_is_zero) const {
-  switch (entry.kind()) {
+  switch (kind_run(image_.geometry(), entry, guest).kind) {
     case ClusterKind::kZeroPlain:
     case ClusterKind::kZeroAllocated:
       return true;
@@ -111,26 +130,26 @@ absl::StatusOr<bool> MappingChanger::backing_is_zero(ByteRange range) {
   return true;
 }
 
-absl::Status MappingChanger::change(ByteRange clusters, bool create_tables,
+absl::Status MappingChanger::change(ByteRange range, bool create_tables,
                                     Replace replace) {
-  while (!clusters.empty()) {
+  while (!range.empty()) {
     absl::Status status = image_.corruption().writes_allowed();
     if (!status.ok()) return status;
     const uint64_t length = std::min(
-        clusters.length, image_.map().bytes_left_in_slice({clusters.offset}));
-    status = change_in_slice({clusters.offset, length}, create_tables, replace);
+        range.length, image_.map().bytes_left_in_slice({range.offset}));
+    status = change_in_slice({range.offset, length}, create_tables, replace);
     if (!status.ok()) return status;
-    clusters = {clusters.offset + length, clusters.length - length};
+    range = {range.offset + length, range.length - length};
   }
   return absl::OkStatus();
 }
 
-absl::Status MappingChanger::change_in_slice(ByteRange clusters,
+absl::Status MappingChanger::change_in_slice(ByteRange range,
                                              bool create_tables,
                                              Replace replace) {
   const Geometry& geometry = image_.geometry();
-  const GuestOffset guest{clusters.offset};
-  FirstWrites::Ticket ticket = image_.first_writes().enter_alone(clusters);
+  const GuestOffset guest{geometry.cluster_start(range.offset)};
+  FirstWrites::Ticket ticket = image_.first_writes().enter_alone(range);
   const auto leave = [&] {
     image_.first_writes().finish(std::move(ticket), /*succeeded=*/false, [] {});
   };
@@ -147,16 +166,17 @@ absl::Status MappingChanger::change_in_slice(ByteRange clusters,
   {
     const size_t first_index = image_.map().index_in_slice(guest);
     MetadataLock lock(&(*slice)->mutex);
-    for (uint64_t i = 0; i < geometry.clusters_for(clusters.length); ++i) {
-      const L2Entry old((*slice)->load64(first_index + i));
-      const GuestOffset at{clusters.offset + geometry.cluster_offset(i)};
+    const uint64_t count = geometry.clusters_for(range.end() - guest.bytes);
+    for (uint64_t i = 0; i < count; ++i) {
+      const L2Entry old = load_entry(*slice->get(), geometry, first_index + i);
+      const GuestOffset at{guest.bytes + geometry.cluster_offset(i)};
       damaged = image_.map().check_entry(at, old);
       if (!damaged.ok()) break;
       const std::optional<L2Entry> replacement = replace(at, old);
       could_change = replacement.has_value();
       if (!could_change) break;
       if (*replacement == old) continue;
-      (*slice)->store64(first_index + i, replacement->raw());
+      store_entry(slice->get(), geometry, first_index + i, *replacement);
       if (!replacement->has_host()) dropped.push_back(old.references(geometry));
     }
   }

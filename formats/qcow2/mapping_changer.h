@@ -23,9 +23,9 @@ class MappingChanger {
   // Version 2 with a backing file has no way to say so, and forgets nothing.
   absl::Status discard(ByteRange range);
 
-  // Makes `range` read as zeroes by marking whole clusters; a partial cluster
-  // is marked if the rest of it reads as zeroes already. Errors: kUnimplemented
-  // where bytes would have to be written.
+  // Makes `range` read as zeroes by marking whole clusters, or subclusters; one
+  // that is not covered wholly is marked if the rest of it reads as zeroes
+  // already. Errors: kUnimplemented where bytes would have to be written.
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags);
 
  private:
@@ -34,12 +34,16 @@ class MappingChanger {
   using Replace =
       absl::FunctionRef<std::optional<L2Entry>(GuestOffset guest, L2Entry old)>;
 
-  // Replaces the entries of `clusters`, slice by slice.
-  absl::Status change(ByteRange clusters, bool create_tables, Replace replace);
-  absl::Status change_in_slice(ByteRange clusters, bool create_tables,
+  // Replaces the entries of the clusters that `range`, of whole subclusters,
+  // touches, slice by slice.  Others may change other subclusters meanwhile.
+  absl::Status change(ByteRange range, bool create_tables, Replace replace);
+  absl::Status change_in_slice(ByteRange range, bool create_tables,
                                Replace replace);
+  // What a cluster becomes.
   L2Entry discarded(L2Entry old) const;
-  // The cluster at `guest` reads as zeroes if it has the entry `entry`, where
+  L2Entry zeroed(L2Entry old, WriteZeroesFlags flags) const;
+  // The (sub)cluster at `guest` reads as zeroes if its cluster has the entry
+  // `entry`, where
   // `backing_is_zero` says so of what shows through.
   bool reads_as_zeroes(GuestOffset guest, L2Entry entry,
                        bool backing_is_zero) const;

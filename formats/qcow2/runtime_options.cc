@@ -54,7 +54,8 @@ absl::StatusOr<uint64_t> parse_size(const std::string& name,
 // What covers every L2 table, and every refcount block of a file that is as
 // long as the disk.
 uint64_t full_l2_bytes(const Header& header) {
-  return divide_round_up(header.size_bytes, header.cluster_size_bytes()) * 8;
+  return divide_round_up(header.size_bytes, header.cluster_size_bytes()) *
+         header.l2_entry_size_bytes();
 }
 uint64_t full_refcount_bytes(const Header& header) {
   const uint64_t clusters =

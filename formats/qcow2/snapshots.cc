@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "formats/qcow2/l2_slice.h"
 #include "formats/qcow2/layout.h"
 #include "formats/qcow2/table_entry.h"
 
@@ -207,7 +208,7 @@ absl::Status Snapshots::visit_l2_table(HostOffset table, Visit visit) {
     {
       MetadataReaderLock lock(&(*slice)->mutex);
       for (uint64_t i = 0; i < geometry.l2_entries_per_slice(); ++i) {
-        const L2Entry entry((*slice)->load64(i));
+        const L2Entry entry = load_entry(*slice->get(), geometry, i);
         if (entry.raw() != 0) references.push_back(entry.references(geometry));
       }
     }
@@ -301,22 +302,20 @@ absl::Status Snapshots::update_copied_flags_of(uint64_t l1_index) {
     if (!slice.ok()) return slice.status();
     // Nobody else changes entries; counting may read the file, without a lock.
     for (uint64_t i = 0; i < geometry.l2_entries_per_slice(); ++i) {
-      uint64_t raw = 0;
+      L2Entry entry;
       {
         MetadataReaderLock lock(&(*slice)->mutex);
-        raw = (*slice)->load64(i);
+        entry = load_entry(*slice->get(), geometry, i);
       }
-      const L2Entry entry(raw);
       if (entry.kind() == ClusterKind::kCompressed || !entry.has_host())
         continue;
       const absl::StatusOr<uint64_t> count = image_.allocator().refcount(
           geometry.cluster_index(entry.host().bytes));
       if (!count.ok()) return count.status();
-      const uint64_t wanted =
-          *count == 1 ? raw | kEntryCopied : raw & ~kEntryCopied;
-      if (wanted == raw) continue;
+      if ((*count == 1) == entry.copied()) continue;
       MetadataLock lock(&(*slice)->mutex);
-      (*slice)->store64(i, wanted);
+      store_entry(slice->get(), geometry, i,
+                  L2Entry(entry.raw() ^ kEntryCopied, entry.bitmap()));
     }
   }
   return absl::OkStatus();

@@ -30,10 +30,14 @@ struct CompressedExtent {
   uint64_t bytes = 0;
 };
 
+// The descriptor of a cluster and, in an image with subclusters, their bitmap
+// (subclusters.h says what that means; elsewhere it is 0).  There the zero flag
+// is reserved, and kind() says nothing about zeroes.
 class L2Entry {
  public:
   constexpr L2Entry() = default;
-  constexpr explicit L2Entry(uint64_t raw) : raw_(raw) {}
+  constexpr explicit L2Entry(uint64_t raw, uint64_t bitmap = 0)
+      : raw_(raw), bitmap_(bitmap) {}
 
   static constexpr L2Entry normal(HostOffset host) {
     return L2Entry(host.bytes | kEntryCopied);
@@ -53,9 +57,18 @@ class L2Entry {
                                             const Geometry& geometry) {
     return host.bytes >> compressed_offset_bits(geometry) == 0;
   }
-  static constexpr L2Entry zero_plain() { return L2Entry(kL2ZeroFlag); }
+  // REQUIRES: version 3.
+  static constexpr L2Entry zero_plain(const Geometry& geometry) {
+    return geometry.extended_l2 ? L2Entry(0, kBitmapAllZero)
+                                : L2Entry(kL2ZeroFlag);
+  }
 
   constexpr uint64_t raw() const { return raw_; }
+  constexpr uint64_t bitmap() const { return bitmap_; }
+  // The same place, with another bitmap.
+  constexpr L2Entry with_bitmap(uint64_t bitmap) const {
+    return L2Entry(raw_, bitmap);
+  }
   constexpr bool copied() const { return (raw_ & kEntryCopied) != 0; }
   constexpr HostOffset host() const { return HostOffset{raw_ & kL2OffsetMask}; }
   constexpr bool has_host() const { return host().bytes != 0; }
@@ -90,8 +103,13 @@ class L2Entry {
     return {geometry.cluster_index(host().bytes), 1};
   }
 
+  // True if the image alone refers to the host cluster, which holds its data as
+  // they are: what is written there disturbs nobody else.
+  constexpr bool is_own() const {
+    return copied() && has_host() && (raw_ & kL2Compressed) == 0;
+  }
   // True if a guest's write may go to the host cluster as it is: nobody else
-  // refers to it, and its content is the guest's.
+  // refers to it, and its content is the guest's.  REQUIRES: no subclusters.
   constexpr bool writable_in_place() const {
     return kind() == ClusterKind::kNormal && copied();
   }
@@ -105,6 +123,7 @@ class L2Entry {
   }
 
   uint64_t raw_ = 0;
+  uint64_t bitmap_ = 0;
 };
 
 }  // namespace spindle::qcow2

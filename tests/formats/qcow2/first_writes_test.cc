@@ -53,7 +53,7 @@ TEST(FirstWrites, JoinersWriteToTheOwnersClustersAndTheFirstPublishes) {
   Ticket owner;
   ASSERT_EQ(f.enter({0, 2 * kCluster}, {0, 2 * kCluster}, &owner),
             Admission::kOwner);
-  f.first_writes.let_others_join(owner, {100, 2});
+  f.first_writes.let_others_join(owner, {100, 2}, false);
   Ticket joined;
   ASSERT_EQ(f.enter({kCluster, kCluster}, {kCluster + 1024, 512}, &joined),
             Admission::kJoined);
@@ -81,7 +81,7 @@ TEST(FirstWrites, OnlyTheLastToFailOwnsTheClusters) {
   Fixture f;
   Ticket owner;
   ASSERT_EQ(f.enter({0, kCluster}, {0, 512}, &owner), Admission::kOwner);
-  f.first_writes.let_others_join(owner, {7, 1});
+  f.first_writes.let_others_join(owner, {7, 1}, false);
   Ticket joined;
   ASSERT_EQ(f.enter({0, kCluster}, {512, 512}, &joined), Admission::kJoined);
   const auto publish = [] { FAIL() << "nothing to publish"; };
@@ -95,7 +95,7 @@ TEST(FirstWrites, AJoinerPublishesForAnOwnerThatFailed) {
   Fixture f;
   Ticket owner;
   ASSERT_EQ(f.enter({0, kCluster}, {0, 512}, &owner), Admission::kOwner);
-  f.first_writes.let_others_join(owner, {7, 1});
+  f.first_writes.let_others_join(owner, {7, 1}, false);
   Ticket joined;
   ASSERT_EQ(f.enter({0, kCluster}, {512, 512}, &joined), Admission::kJoined);
   EXPECT_EQ(f.first_writes.finish(std::move(joined), true, [] {}),
@@ -109,7 +109,7 @@ TEST(FirstWrites, DataBeyondTheOwnersClustersWaitsAndRetries) {
   Fixture f;
   Ticket owner;
   ASSERT_EQ(f.enter({0, kCluster}, {0, 512}, &owner), Admission::kOwner);
-  f.first_writes.let_others_join(owner, {7, 1});
+  f.first_writes.let_others_join(owner, {7, 1}, false);
   std::atomic<bool> retried{false};
   std::thread other([&] {
     Ticket ticket;

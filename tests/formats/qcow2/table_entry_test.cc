@@ -55,7 +55,7 @@ TEST(TableEntry, MasksReservedBits) {
 
 TEST(TableEntry, MakesEntries) {
   EXPECT_EQ(L2Entry::normal(HostOffset{0x70000}).raw(), kCopied | 0x70000);
-  EXPECT_EQ(L2Entry::zero_plain().raw(), 1u);
+  EXPECT_EQ(L2Entry::zero_plain(Geometry()).raw(), 1u);
 }
 
 TEST(TableEntry, ReadsCompressedDescriptorsOfEveryClusterSize) {
