@@ -29,12 +29,13 @@ bool is_number_with_suffix(absl::string_view text) {
 
 }  // namespace
 
-int fail(absl::string_view message) {
+int fail_as(absl::string_view program, absl::string_view message) {
   std::fflush(stdout);
-  std::fprintf(stderr, "spindle-img: %.*s\n", static_cast<int>(message.size()),
-               message.data());
+  std::fprintf(stderr, "%s\n", absl::StrCat(program, ": ", message).c_str());
   return 1;
 }
+
+int fail(absl::string_view message) { return fail_as("spindle-img", message); }
 
 int fail_to_open(absl::string_view filename, const absl::Status& status) {
   return fail(
@@ -54,13 +55,23 @@ std::string human_size(uint64_t bytes) {
                          kUnits[unit]);
 }
 
-absl::StatusOr<uint64_t> parse_image_size(absl::string_view text) {
+SizeArgument parse_size_argument(absl::string_view text) {
   constexpr uint64_t kMax = std::numeric_limits<int64_t>::max();
-  const std::optional<uint64_t> size = parse_size(text);
-  if (size.has_value() && *size <= kMax) return *size;
-  if (size.has_value() || is_number_with_suffix(text)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "Invalid image size specified. Must be between 0 and ", kMax, "."));
+  SizeArgument size;
+  size.value = parse_size(text);
+  if (size.value.has_value() && *size.value <= kMax) return size;
+  size.too_large = size.value.has_value() || is_number_with_suffix(text);
+  size.value.reset();
+  return size;
+}
+
+absl::StatusOr<uint64_t> parse_image_size(absl::string_view text) {
+  const SizeArgument size = parse_size_argument(text);
+  if (size.value.has_value()) return *size.value;
+  if (size.too_large) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Invalid image size specified. Must be between 0 and ",
+                     std::numeric_limits<int64_t>::max(), "."));
   }
   return absl::InvalidArgumentError(
       "Invalid image size specified. You may use k, M, G, T, P or E suffixes "

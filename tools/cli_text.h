@@ -6,6 +6,7 @@
 #define SPINDLE_TOOLS_CLI_TEXT_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -17,13 +18,22 @@
 
 namespace spindle {
 
-// "spindle-img: <message>" on standard error; returns the exit code 1.
+// "<program>: <message>" on standard error; returns the exit code 1.
+int fail_as(absl::string_view program, absl::string_view message);
+// ... of spindle-img.
 int fail(absl::string_view message);
 // "spindle-img: Could not open '<filename>': <message>".
 int fail_to_open(absl::string_view filename, const absl::Status& status);
 
 // "64 KiB", "1.5 GiB": three significant digits.
 std::string human_size(uint64_t bytes);
+
+// A size below 2^63, or why it is none.
+struct SizeArgument {
+  std::optional<uint64_t> value;
+  bool too_large = false;
+};
+SizeArgument parse_size_argument(absl::string_view text);
 
 // A size that the user gave for an image.  Errors: QEMU's two messages.
 absl::StatusOr<uint64_t> parse_image_size(absl::string_view text);

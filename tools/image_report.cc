@@ -245,10 +245,14 @@ std::string to_text(const ImageReport& report) {
     }
   }
   text += snapshot_table_text(report.snapshots);
-  if (!report.format_specific.is_null()) {
-    absl::StrAppend(&text, "Format specific information:\n");
-    append_values(report.format_specific, 4, &text);
-  }
+  text += format_specific_text(report);
+  return text;
+}
+
+std::string format_specific_text(const ImageReport& report) {
+  if (report.format_specific.is_null()) return {};
+  std::string text = "Format specific information:\n";
+  append_values(report.format_specific, 4, &text);
   return text;
 }
 

@@ -56,6 +56,8 @@ absl::StatusOr<std::vector<ImageReport>> make_chain_report(
 
 // The lines of `qemu-img info`.
 std::string to_text(const ImageReport& report);
+// Those of them that only this format has.
+std::string format_specific_text(const ImageReport& report);
 nlohmann::ordered_json to_json(const ImageReport& report);
 // As QEMU prints JSON.
 std::string print_json(const nlohmann::ordered_json& json);

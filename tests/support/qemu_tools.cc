@@ -66,17 +66,25 @@ std::string with_options(const ImageFile& image, const QemuIoOptions& options) {
                       options.read_only ? ",read-only=on" : "");
 }
 
-}  // namespace
-
-absl::StatusOr<ToolResult> run_tool(const std::vector<std::string>& arguments) {
+// Standard input comes from a file; standard error goes to one, or, with an
+// empty name, to where standard output goes.
+absl::StatusOr<ToolResult> spawn(const std::vector<std::string>& arguments,
+                                 const std::string& input_file,
+                                 const std::string& error_file) {
   int pipe_ends[2];
   if (::pipe2(pipe_ends, O_CLOEXEC) != 0)
     return failure(arguments, "pipe2 failed");
   posix_spawn_file_actions_t actions;
   posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, 0, input_file.c_str(), O_RDONLY,
+                                   0);
   posix_spawn_file_actions_adddup2(&actions, pipe_ends[1], 1);
-  posix_spawn_file_actions_adddup2(&actions, pipe_ends[1], 2);
+  if (error_file.empty()) {
+    posix_spawn_file_actions_adddup2(&actions, pipe_ends[1], 2);
+  } else {
+    posix_spawn_file_actions_addopen(&actions, 2, error_file.c_str(),
+                                     O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  }
   std::vector<char*> argv;
   for (const std::string& argument : arguments)
     argv.push_back(const_cast<char*>(argument.c_str()));
@@ -97,6 +105,31 @@ absl::StatusOr<ToolResult> run_tool(const std::vector<std::string>& arguments) {
   result.exit_code =
       WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   return result;
+}
+
+}  // namespace
+
+absl::StatusOr<ToolResult> run_tool(const std::vector<std::string>& arguments) {
+  return spawn(arguments, "/dev/null", "");
+}
+
+absl::StatusOr<SeparateResult> run_tool_apart(
+    const std::vector<std::string>& arguments, absl::string_view input) {
+  const std::string input_file = temporary_path("input");
+  const std::string error_file = temporary_path("errors");
+  absl::Status status = write_file(
+      input_file,
+      {reinterpret_cast<const uint8_t*>(input.data()), input.size()});
+  if (!status.ok()) return status;
+  auto result = spawn(arguments, input_file, error_file);
+  const auto errors = read_file(error_file);
+  ::unlink(input_file.c_str());
+  ::unlink(error_file.c_str());
+  if (!result.ok()) return result.status();
+  if (!errors.ok()) return errors.status();
+  return SeparateResult{.exit_code = result->exit_code,
+                        .output = std::move(result->output),
+                        .errors = std::string(errors->begin(), errors->end())};
 }
 
 absl::StatusOr<std::string> run_tool_ok(

@@ -27,6 +27,14 @@ struct ToolResult {
 
 // Runs `arguments[0]`, found in PATH.
 absl::StatusOr<ToolResult> run_tool(const std::vector<std::string>& arguments);
+// The same with `input` as its standard input, and stderr apart from stdout.
+struct SeparateResult {
+  int exit_code = -1;
+  std::string output;
+  std::string errors;
+};
+absl::StatusOr<SeparateResult> run_tool_apart(
+    const std::vector<std::string>& arguments, absl::string_view input = {});
 // Runs it and returns its output; an error if it fails.
 absl::StatusOr<std::string> run_tool_ok(
     const std::vector<std::string>& arguments);
