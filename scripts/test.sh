@@ -4,10 +4,11 @@
 #   scripts/test.sh                      all of them (about 45 minutes on two cores)
 #   scripts/test.sh tsan format          only these
 #
-# Configurations: default, notbb, tsan, sanitize (ASan and UBSan together), gcc,
-# format; and, when it is named, tidy (clang-tidy). SPINDLE_LONG=1 runs the long
-# versions too (tests tagged "manual", and more iterations wherever a test reads
-# that variable).
+# Configurations: default, notbb, tsan, sanitize (ASan and UBSan together), fuzz
+# (each libFuzzer target for a minute), gcc, format; and, when it is named, tidy
+# (clang-tidy). SPINDLE_LONG=1 runs the long versions too (tests tagged "manual",
+# and more iterations wherever a test reads that variable; 30 minutes of each
+# fuzzer).
 #
 # Goes on after a failure. The last line is "N passed, N failed", counted in test
 # cases over all configurations; the exit code is zero if none failed.
@@ -15,7 +16,7 @@ set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
-all=(default notbb tsan sanitize gcc format)
+all=(default notbb tsan sanitize fuzz gcc format)
 chosen=("${@:-${all[@]}}")
 passed=0 failed=0 skipped=0
 table=()
@@ -68,6 +69,11 @@ for configuration in "${chosen[@]}"; do
   case $configuration in
     default) run_bazel default ;;
     tsan | sanitize | asan | ubsan | gcc | notbb) run_bazel "$configuration" "--config=$configuration" ;;
+    fuzz)
+      seconds=60
+      if [[ ${SPINDLE_LONG:-0} != 0 ]]; then seconds=1800; fi
+      run_check fuzz scripts/fuzz.sh "$seconds"
+      ;;
     format | tidy) run_check "$configuration" scripts/lint.sh "$configuration" ;;
     *)
       echo "test.sh: no configuration named $configuration (there are: ${all[*]} tidy)" >&2

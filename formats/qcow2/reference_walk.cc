@@ -76,11 +76,6 @@ absl::Status ReferenceWalk::count_l1(const L1Place& l1, bool active) {
     context_->say(&unreadable);
     return errno_status(EIO, "an L1 table lies beyond what a file can have");
   }
-  // Zeroes: nothing to find.
-  if (l1.offset >= context_->file->length_bytes()) {
-    context_->advance(l1.entry_count);
-    return absl::OkStatus();
-  }
   return walk_l2_tables(context_, l1, WalkOrder::kParallel,
                         [&](const L2Place& place, Findings* of_piece) {
                           count_l2(place, active, of_piece);

@@ -33,6 +33,15 @@ absl::StatusOr<std::vector<L2Place>> read_l1(const CheckContext& context,
   return places;
 }
 
+// How many of the table's entries the file holds; the others are zero.
+uint64_t entries_in_file(const CheckContext& context, const L1Place& l1) {
+  const uint64_t end = context.file->length_bytes();
+  return l1.offset >= end
+             ? 0
+             : std::min(l1.entry_count,
+                        divide_round_up(end - l1.offset, kL1EntryBytes));
+}
+
 }  // namespace
 
 absl::Status walk_l2_tables(
@@ -42,8 +51,9 @@ absl::Status walk_l2_tables(
       kL2EntriesPerBatch / context->header.l2_entry_count(), 1);
   Executor* const executor =
       order == WalkOrder::kParallel ? context->options.executor : nullptr;
-  for (uint64_t first = 0; first < l1.entry_count; first += kL1EntriesPerRead) {
-    const uint64_t count = std::min(kL1EntriesPerRead, l1.entry_count - first);
+  const uint64_t in_file = entries_in_file(*context, l1);
+  for (uint64_t first = 0; first < in_file; first += kL1EntriesPerRead) {
+    const uint64_t count = std::min(kL1EntriesPerRead, in_file - first);
     const absl::StatusOr<std::vector<L2Place>> places =
         read_l1(*context, l1, first, count);
     if (!places.ok()) {
@@ -65,6 +75,7 @@ absl::Status walk_l2_tables(
     }
     context->advance(count);
   }
+  context->advance(l1.entry_count - in_file);
   return context->interrupted();
 }
 

@@ -1,0 +1,115 @@
+#!/usr/bin/env python3
+"""Makes the first inputs of the fuzzers with qemu-img and qemu-io.
+
+  make_seeds.py FOLDER     writes FOLDER/<fuzzer>/seed-...
+
+What the fuzzers find from there on is kept in corpus/ (scripts/fuzz.sh).
+"""
+
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+
+PROGRAM = bytes([0x20, 3, 0x61, 9, 0x42, 5, 0x23, 2, 0x44, 70, 6, 0, 0, 1, 6, 2])
+IDLE = bytes([7] * 16)
+
+
+def run(*command):
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def make_image(path, options, commands=(), size="64k", snapshots=(), bitmaps=(), backing=None):
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options]
+    if backing:
+        create += ["-b", backing, "-F", "raw"]
+    run(*create, path, size)
+    for name in bitmaps:
+        run("qemu-img", "bitmap", "--add", "-g", "512", path, name)
+    for command in commands:
+        run("qemu-io", "-f", "qcow2", "-c", command, path)
+    for name in snapshots:
+        run("qemu-img", "snapshot", "-c", name, path)
+        run("qemu-io", "-f", "qcow2", "-c", "write -P 9 1k 1k", path)
+    with open(path, "rb") as file:
+        return file.read()
+
+
+def make_images(folder):
+    """Yields (name, bytes): one small image for each feature."""
+    path = os.path.join(folder, "image.qcow2")
+    backing = os.path.join(folder, "b")
+    with open(backing, "wb") as file:
+        file.write(b"B" * 4096)
+    writes = ["write -P 1 0 3k", "write -z 4k 1k", "write -P 2 40k 512", "discard 1k 512"]
+    compressed = ["write -c -P 3 0 512", "write -c -P 4 512 512", "write -P 5 2k 512"]
+    small = "cluster_size=512"
+    v2 = small + ",compat=0.10"
+    yield "plain", make_image(path, small, writes)
+    yield "v2", make_image(path, v2, writes[:1])
+    yield "empty", make_image(path, small, size="0")
+    yield "compressed", make_image(path, small, compressed)
+    yield "zstd", make_image(path, "cluster_size=4k,compression_type=zstd",
+                             ["write -c -P 3 0 4k", "write -c -P 4 4k 4k"])
+    yield "lazy", make_image(path, small + ",lazy_refcounts=on", writes)
+    yield "snapshots", make_image(path, v2, writes[:1], snapshots=["a", "b"])
+    for bits in (1, 64):
+        yield f"refcount{bits}", make_image(path, f"{small},refcount_bits={bits}", writes)
+    yield "preallocated", make_image(path, small + ",preallocation=metadata", size="16k")
+    yield "backing", make_image(path, v2, writes[:1], backing=backing)
+    yield "bitmaps", make_image(path, "cluster_size=1k", writes, bitmaps=["x", "yy"])
+    yield "extended", make_image(path, "cluster_size=16k,extended_l2=on", writes)
+    data = os.path.join(folder, "d")
+    yield "data_file", make_image(path, f"cluster_size=1k,data_file={data}", writes[:1])
+
+
+def deflate(data):
+    compressor = zlib.compressobj(level=9, wbits=-12)
+    return compressor.compress(data) + compressor.flush()
+
+
+def snapshot_entry(l1_offset, l1_size, identity, name):
+    extra = struct.pack(">QQQ", 0, 65536, 2**64 - 1)
+    entry = struct.pack(">QIHHIIQII", l1_offset, l1_size, len(identity), len(name),
+                        1, 2, 3, 0, len(extra)) + extra + identity + name
+    return entry + bytes(-len(entry) % 8)
+
+
+def bitmap_entry(table_offset, table_size, flags, granularity_bits, name):
+    entry = struct.pack(">QIIBBHI", table_offset, table_size, flags, 1,
+                        granularity_bits, len(name), 0) + name
+    return entry + bytes(-len(entry) % 8)
+
+
+def main():
+    folder = sys.argv[1]
+
+    def put(fuzzer, name, data):
+        os.makedirs(os.path.join(folder, fuzzer), exist_ok=True)
+        with open(os.path.join(folder, fuzzer, "seed-" + name), "wb") as file:
+            file.write(data)
+
+    with tempfile.TemporaryDirectory() as scratch:
+        for name, image in make_images(scratch):
+            put("header_fuzzer", name, image[:4096])
+            if len(image) < 1 << 19:
+                put("image_fuzzer", name, PROGRAM + image)
+            if name in ("plain", "compressed", "snapshots"):
+                put("tables_fuzzer", name, PROGRAM + image[512:])
+    for count in (1, 2):
+        table = b"".join(snapshot_entry(5 * 512, 1, str(i).encode(), b"name") for i in range(count))
+        put("snapshots_fuzzer", str(count), PROGRAM + bytes([count]) + table)
+        directory = b"".join(bitmap_entry(6 * 512, 1, i * 2, 9, b"bitmap%d" % i)
+                             for i in range(count))
+        put("bitmaps_fuzzer", str(count), IDLE + bytes([count]) + directory)
+    put("compressed_fuzzer", "zlib", b"\0" + deflate(b"x" * 512))
+    put("compressed_fuzzer", "text", b"\2" + deflate(bytes(range(256)) * 4))
+    # A zstd frame of 512 bytes "x", as a run-length block.
+    put("compressed_fuzzer", "zstd",
+        b"\1" + bytes.fromhex("28b52ffd6000010300") + b"\x10\x00\x78" )
+
+
+if __name__ == "__main__":
+    main()
