@@ -144,6 +144,8 @@ struct Setting {
   uint64_t filled_bytes = 0;
   // Half of the writes are of whole clusters, compressed.
   bool compresses = false;
+  // Snapshots come and go.
+  bool snapshots = false;
 };
 
 MemoryImageOptions options_of(uint64_t cluster_bytes, uint64_t size_bytes,
@@ -174,6 +176,9 @@ std::vector<Setting> settings() {
   Setting compressed{"Compressed", options_of(4096, 96 * 4096, "lazy"), 4096};
   compressed.compresses = true;
   list.push_back(std::move(compressed));
+  Setting snapshots{"Snapshots", options_of(4096, 96 * 4096, "lazy"), 4096};
+  snapshots.snapshots = true;
+  list.push_back(std::move(snapshots));
   return list;
 }
 
@@ -218,6 +223,7 @@ class PowerCut {
   void work_as(uint64_t thread, uint64_t threads, int operations,
                std::vector<History::Flush>* flushes);
   void flush(std::vector<History::Flush>* flushes);
+  void change_snapshots(std::mt19937_64* random);
   ByteRange draw_range(uint64_t thread, uint64_t threads, bool whole_clusters,
                        std::mt19937_64* random) const;
 
@@ -262,6 +268,21 @@ void PowerCut::flush(std::vector<History::Flush>* flushes) {
   flushes->push_back({begin, file_->mark()});
 }
 
+// The disk stays what it is.  Other threads do the same.
+void PowerCut::change_snapshots(std::mt19937_64* random) {
+  const auto all = driver_->list_snapshots();
+  ASSERT_TRUE(all.ok()) << all.status();
+  if (all->size() < 3) {
+    SnapshotInfo wanted;
+    wanted.name = "s";
+    EXPECT_EQ(driver_->create_snapshot(wanted).status(), absl::OkStatus());
+    return;
+  }
+  const absl::Status deleted =
+      driver_->delete_snapshot((*all)[(*random)() % all->size()].id);
+  EXPECT_TRUE(deleted.ok() || absl::IsNotFound(deleted)) << deleted;
+}
+
 // Groups of clusters belong to threads in turn.
 ByteRange PowerCut::draw_range(uint64_t thread, uint64_t threads,
                                bool whole_clusters,
@@ -291,6 +312,10 @@ void PowerCut::work_as(uint64_t thread, uint64_t threads, int operations,
     const uint64_t dice = random() % 100;
     if (dice < 15) {
       flush(flushes);
+      continue;
+    }
+    if (setting_.snapshots && dice < 22) {
+      change_snapshots(&random);
       continue;
     }
     const bool writes = dice < 75;
@@ -339,7 +364,9 @@ Violations PowerCut::judge(int count) {
   for (const size_t moment : moments) {
     const std::string file = disk.cut(moment, &random);
     const std::string where = absl::StrCat("cut at entry ", moment, ": ");
-    const absl::Status sound = check_image_bytes(file, Leaks::kAllowed);
+    const absl::Status sound = check_image_bytes(
+        file,
+        setting_.snapshots ? Leaks::kAllowedWithCopiedFlags : Leaks::kAllowed);
     if (!sound.ok()) {
       found.add(&found.corrupt_images, absl::StrCat(where, sound.message()));
     }
@@ -358,7 +385,7 @@ Violations PowerCut::judge(int count) {
 }
 
 int states_in_all() {
-  int states = 150;
+  int states = 2100;
   if (const char* text = std::getenv("SPINDLE_STATES")) {
     EXPECT_TRUE(absl::SimpleAtoi(text, &states));
   }
