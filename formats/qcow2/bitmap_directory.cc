@@ -1,23 +1,45 @@
 #include "formats/qcow2/bitmap_directory.h"
 
+#include <algorithm>
 #include <array>
 #include <optional>
+#include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "engine/access.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
-#include "formats/qcow2/layout.h"
 
 namespace spindle::qcow2 {
 namespace {
 
-absl::Status bad_directory(absl::string_view field, uint64_t value) {
-  return absl::DataLossError(
-      absl::StrCat("qcow2: bitmap directory: ", field, " is ", value));
+absl::Status bad_directory(absl::string_view field, uint64_t value,
+                           absl::string_view limit) {
+  return absl::DataLossError(absl::StrCat("qcow2: bitmap directory: ", field,
+                                          " is ", value, ": ", limit));
+}
+
+std::string at_most(uint64_t limit) {
+  return absl::StrCat("at most ", limit, " is possible");
 }
 
 }  // namespace
+
+uint64_t BitmapEntry::length_bytes() const {
+  return align_up(kBitmapEntryBytes + extra_data.size() + name.size(),
+                  kBitmapEntryAlignment);
+}
+
+uint64_t bitmap_table_entries_for(uint64_t size_bytes,
+                                  uint32_t granularity_bits,
+                                  uint64_t cluster_bytes) {
+  const uint64_t granules =
+      divide_round_up(size_bytes, uint64_t{1} << granularity_bits);
+  return divide_round_up(divide_round_up(granules, 8), cluster_bytes);
+}
+
+// ---- The header extension ---------------------------------------------------
 
 absl::StatusOr<BitmapDirectory> find_bitmap_directory(const Header& header) {
   const HeaderExtension* const extension =
@@ -26,50 +48,198 @@ absl::StatusOr<BitmapDirectory> find_bitmap_directory(const Header& header) {
       (header.autoclear_features & kAutoclearBitmaps) == 0) {
     return BitmapDirectory();
   }
-  if (extension->data.size() != kBitmapsExtensionBytes)
-    return bad_directory("length of the extension", extension->data.size());
+  if (extension->data.size() != kBitmapsExtensionBytes) {
+    return bad_directory("length of the extension", extension->data.size(),
+                         absl::StrCat("it must be ", kBitmapsExtensionBytes));
+  }
   const char* const data = extension->data.data();
   BitmapDirectory directory;
   directory.count = load_big32(data + kBitmapsCountOffset);
   directory.length_bytes = load_big64(data + kBitmapsDirectorySizeOffset);
   directory.offset = load_big64(data + kBitmapsDirectoryOffsetOffset);
-  if (directory.count == 0 || directory.count > kMaxBitmapCount)
-    return bad_directory("number of bitmaps", directory.count);
-  if (directory.length_bytes > kMaxBitmapDirectoryBytes)
-    return bad_directory("length", directory.length_bytes);
-  if (!is_aligned(directory.offset, header.cluster_size_bytes()) ||
-      directory.offset > kMaxHostOffset) {
-    return bad_directory("offset", directory.offset);
+  if (directory.count == 0 || directory.count > kMaxBitmapCount) {
+    return bad_directory(
+        "number of bitmaps", directory.count,
+        absl::StrCat("1 to ", kMaxBitmapCount, " is possible"));
   }
+  if (directory.length_bytes > kMaxBitmapDirectoryBytes) {
+    return bad_directory("length", directory.length_bytes,
+                         at_most(kMaxBitmapDirectoryBytes));
+  }
+  if (!is_aligned(directory.offset, header.cluster_size_bytes())) {
+    return bad_directory(
+        "offset", directory.offset,
+        absl::StrCat("it must be a multiple of the cluster size, ",
+                     header.cluster_size_bytes()));
+  }
+  if (directory.offset > kMaxHostOffset)
+    return bad_directory("offset", directory.offset, at_most(kMaxHostOffset));
   return directory;
 }
 
-absl::StatusOr<BitmapTablePlace> BitmapDirectoryReader::next() {
-  std::array<uint8_t, kBitmapEntryBytes> entry{};
-  if (directory_.length_bytes - position_ < entry.size())
-    return bad_directory("number of bitmaps", directory_.count);
+std::string serialize_bitmaps_extension(const BitmapDirectory& directory) {
+  std::string data(kBitmapsExtensionBytes, '\0');
+  store_big32(&data[kBitmapsCountOffset], directory.count);
+  store_big64(&data[kBitmapsDirectorySizeOffset], directory.length_bytes);
+  store_big64(&data[kBitmapsDirectoryOffsetOffset], directory.offset);
+  return data;
+}
+
+// ---- Entries ----------------------------------------------------------------
+
+absl::Status BitmapDirectoryReader::check(const BitmapEntry& entry) const {
+  const auto bad = [&](absl::string_view field, uint64_t value,
+                       absl::string_view limit) {
+    return bad_directory(absl::StrCat("entry ", index_, ": ", field), value,
+                         limit);
+  };
+  const uint64_t max_entries =
+      std::min(kMaxBitmapTableEntries, kMaxBitmapBytes / cluster_bytes_);
+  if (entry.table_entry_count == 0 || entry.table_entry_count > max_entries) {
+    return bad("size of the table", entry.table_entry_count,
+               absl::StrCat("1 to ", max_entries, " is possible"));
+  }
+  if (entry.table_offset == 0 ||
+      !is_aligned(entry.table_offset, cluster_bytes_) ||
+      entry.table_offset > kMaxHostOffset) {
+    return bad("offset of the table", entry.table_offset,
+               absl::StrCat("it must be a multiple of the cluster size, ",
+                            cluster_bytes_, ", from one to ", kMaxHostOffset));
+  }
+  if (entry.granularity_bits < kMinBitmapGranularityBits ||
+      entry.granularity_bits > kMaxBitmapGranularityBits) {
+    return bad("granularity_bits", entry.granularity_bits,
+               absl::StrCat(kMinBitmapGranularityBits, " to ",
+                            kMaxBitmapGranularityBits, " is possible"));
+  }
+  if ((entry.flags & ~kBitmapKnownFlags) != 0)
+    return bad("flags", entry.flags, "reserved bits are set");
+  if (entry.type != kBitmapTypeDirtyTracking)
+    return bad("type", entry.type, "only 1, dirty tracking, is known");
+  const uint64_t needed = bitmap_table_entries_for(
+      size_bytes_, entry.granularity_bits, cluster_bytes_);
+  if (!entry.in_use() && entry.table_entry_count < needed) {
+    return bad(
+        "size of the table", entry.table_entry_count,
+        absl::StrCat("a disk of ", size_bytes_, " bytes needs ", needed));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status BitmapDirectoryReader::read_strings(uint64_t extra_bytes,
+                                                 uint64_t name_bytes,
+                                                 BitmapEntry* entry) {
+  std::string both(extra_bytes + name_bytes, '\0');
   absl::Status status =
-      file_->read(Purpose::kHeaderLoad, entry.data(), entry.size(),
+      file_->read(Purpose::kBitmapLoad, both.data(), both.size(),
+                  directory_.offset + position_ + kBitmapEntryBytes);
+  if (!status.ok()) return status;
+  entry->extra_data = both.substr(0, extra_bytes);
+  entry->name = both.substr(extra_bytes);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<BitmapEntry> BitmapDirectoryReader::next() {
+  std::array<uint8_t, kBitmapEntryBytes> bytes{};
+  const uint64_t left = directory_.length_bytes - position_;
+  if (left < bytes.size()) {
+    return bad_directory("number of bitmaps", directory_.count,
+                         absl::StrCat("the directory ends after ", index_));
+  }
+  absl::Status status =
+      file_->read(Purpose::kBitmapLoad, bytes.data(), bytes.size(),
                   directory_.offset + position_);
   if (!status.ok()) return status;
-  const uint64_t name_bytes = load_big16(&entry[kBitmapNameSizeOffset]);
-  const uint64_t extra_bytes = load_big32(&entry[kBitmapExtraSizeOffset]);
+  BitmapEntry entry;
+  entry.table_offset = load_big64(&bytes[kBitmapTableOffsetOffset]);
+  entry.table_entry_count = load_big32(&bytes[kBitmapTableSizeOffset]);
+  entry.flags = load_big32(&bytes[kBitmapFlagsOffset]);
+  entry.type = bytes[kBitmapTypeOffset];
+  entry.granularity_bits = bytes[kBitmapGranularityBitsOffset];
+  const uint64_t name_bytes = load_big16(&bytes[kBitmapNameSizeOffset]);
+  const uint64_t extra_bytes = load_big32(&bytes[kBitmapExtraSizeOffset]);
+  if (name_bytes == 0 || name_bytes > kMaxBitmapNameBytes) {
+    return bad_directory(
+        absl::StrCat("entry ", index_, ": length of the name"), name_bytes,
+        absl::StrCat("1 to ", kMaxBitmapNameBytes, " is possible"));
+  }
   const uint64_t length = align_up(kBitmapEntryBytes + name_bytes + extra_bytes,
                                    kBitmapEntryAlignment);
-  BitmapTablePlace place;
-  place.offset = load_big64(&entry[kBitmapTableOffsetOffset]);
-  place.entry_count = load_big32(&entry[kBitmapTableSizeOffset]);
-  if (name_bytes == 0 || name_bytes > kMaxBitmapNameBytes)
-    return bad_directory("length of a name", name_bytes);
-  if (length > directory_.length_bytes - position_)
-    return bad_directory("length of an entry", length);
-  if (place.entry_count > kMaxBitmapTableEntries)
-    return bad_directory("size of a bitmap table", place.entry_count);
-  if (place.offset > kMaxHostOffset)
-    return bad_directory("offset of a bitmap table", place.offset);
+  if (length > left) {
+    return bad_directory(
+        absl::StrCat("entry ", index_, ": length"), length,
+        absl::StrCat("the directory has ", left, " bytes from there on"));
+  }
+  status = check(entry);
+  if (status.ok()) status = read_strings(extra_bytes, name_bytes, &entry);
+  if (!status.ok()) return status;
   position_ += length;
   ++index_;
-  return place;
+  if (at_end() && position_ != directory_.length_bytes) {
+    return bad_directory("number of bitmaps", directory_.count,
+                         absl::StrCat("the directory goes on for ",
+                                      directory_.length_bytes - position_,
+                                      " bytes behind them"));
+  }
+  return entry;
+}
+
+absl::StatusOr<std::vector<BitmapEntry>> read_bitmap_directory(
+    ByteChannel* file, const Header& header, const BitmapDirectory& directory) {
+  std::vector<BitmapEntry> entries;
+  if (directory.count == 0) return entries;
+  const uint64_t file_bytes = file->length_bytes();
+  if (directory.offset > file_bytes ||
+      directory.length_bytes > file_bytes - directory.offset) {
+    return bad_directory("offset", directory.offset,
+                         absl::StrCat(directory.length_bytes,
+                                      " bytes from there on end beyond the "
+                                      "file's ",
+                                      file_bytes));
+  }
+  absl::flat_hash_set<std::string> names;
+  BitmapDirectoryReader reader(file, header, directory);
+  while (!reader.at_end()) {
+    absl::StatusOr<BitmapEntry> entry = reader.next();
+    if (!entry.ok()) return entry.status();
+    if (!names.insert(entry->name).second) {
+      return absl::DataLossError(
+          absl::StrCat("qcow2: bitmap directory: two bitmaps have the name '",
+                       entry->name, "'"));
+    }
+    entries.push_back(*std::move(entry));
+  }
+  return entries;
+}
+
+absl::StatusOr<std::vector<uint8_t>> serialize_bitmap_directory(
+    const std::vector<BitmapEntry>& entries) {
+  uint64_t length = 0;
+  for (const BitmapEntry& entry : entries) length += entry.length_bytes();
+  if (entries.size() > kMaxBitmapCount || length > kMaxBitmapDirectoryBytes) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        entries.size(), " bitmaps take ", length, " bytes: the limits are ",
+        kMaxBitmapCount, " and ", kMaxBitmapDirectoryBytes));
+  }
+  std::vector<uint8_t> bytes(length);
+  uint8_t* to = bytes.data();
+  for (const BitmapEntry& entry : entries) {
+    store_big64(to + kBitmapTableOffsetOffset, entry.table_offset);
+    store_big32(to + kBitmapTableSizeOffset, entry.table_entry_count);
+    store_big32(to + kBitmapFlagsOffset, entry.flags);
+    to[kBitmapTypeOffset] = entry.type;
+    to[kBitmapGranularityBitsOffset] = entry.granularity_bits;
+    store_big16(to + kBitmapNameSizeOffset,
+                static_cast<uint16_t>(entry.name.size()));
+    store_big32(to + kBitmapExtraSizeOffset,
+                static_cast<uint32_t>(entry.extra_data.size()));
+    uint8_t* const strings =
+        std::copy(entry.extra_data.begin(), entry.extra_data.end(),
+                  to + kBitmapEntryBytes);
+    std::copy(entry.name.begin(), entry.name.end(), strings);
+    to += entry.length_bytes();
+  }
+  return bytes;
 }
 
 bool is_valid_bitmap_table_entry(uint64_t entry, uint64_t cluster_bytes) {

@@ -1,28 +1,49 @@
-// Where an image's persistent bitmaps have their tables: as much of the bitmap
-// directory as counting references takes.  qcow2 specification, "Bitmaps".
+// The bitmap directory of an image, as it stands in the file: parsed,
+// validated, serialised.  qcow2 specification, "Bitmaps".
 //
-// Thread safety: values; a reader belongs to one thread.
+// Thread safety: values and functions without state; a reader belongs to one
+// thread.
 #ifndef SPINDLE_FORMATS_QCOW2_BITMAP_DIRECTORY_H_
 #define SPINDLE_FORMATS_QCOW2_BITMAP_DIRECTORY_H_
 
 #include <cstdint>
+#include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/byte_channel.h"
 #include "formats/qcow2/header.h"
+#include "formats/qcow2/layout.h"
 
 namespace spindle::qcow2 {
 
+// What the header extension says.
 struct BitmapDirectory {
   uint32_t count = 0;
   uint64_t offset = 0;
   uint64_t length_bytes = 0;
+  bool operator==(const BitmapDirectory&) const = default;
 };
 
-struct BitmapTablePlace {
-  uint64_t offset = 0;
-  uint64_t entry_count = 0;
+// One entry.
+struct BitmapEntry {
+  uint64_t table_offset = 0;
+  uint32_t table_entry_count = 0;
+  uint32_t flags = 0;  // kBitmap...
+  uint8_t type = kBitmapTypeDirtyTracking;
+  uint8_t granularity_bits = 0;
+  std::string extra_data;  // of unknown meaning; kept
+  std::string name;
+
+  bool in_use() const { return (flags & kBitmapInUse) != 0; }
+  // Extra data may forbid to use the bits.
+  bool is_usable() const {
+    return extra_data.empty() || (flags & kBitmapExtraDataCompatible) != 0;
+  }
+  uint64_t granularity_bytes() const { return uint64_t{1} << granularity_bits; }
+  uint64_t length_bytes() const;
+  bool operator==(const BitmapEntry&) const = default;
 };
 
 // What the header extension says; count 0 if there is none, or if somebody who
@@ -30,26 +51,54 @@ struct BitmapTablePlace {
 // Errors: kDataLoss if it is damaged.
 absl::StatusOr<BitmapDirectory> find_bitmap_directory(const Header& header);
 
+// The extension's data.
+std::string serialize_bitmaps_extension(const BitmapDirectory& directory);
+
 // Reads the directory entry by entry.
 class BitmapDirectoryReader {
  public:
   // `file` must outlive this.
-  BitmapDirectoryReader(ByteChannel* file, const BitmapDirectory& directory)
-      : file_(file), directory_(directory) {}
+  BitmapDirectoryReader(ByteChannel* file, const Header& header,
+                        const BitmapDirectory& directory)
+      : file_(file),
+        cluster_bytes_(header.cluster_size_bytes()),
+        size_bytes_(header.size_bytes),
+        directory_(directory) {}
 
   bool at_end() const { return index_ == directory_.count; }
   // REQUIRES: !at_end().
   // Errors: kDataLoss for a damaged entry, those of the file.
-  absl::StatusOr<BitmapTablePlace> next();
+  absl::StatusOr<BitmapEntry> next();
 
  private:
+  absl::Status check(const BitmapEntry& entry) const;
+  absl::Status read_strings(uint64_t extra_bytes, uint64_t name_bytes,
+                            BitmapEntry* entry);
+
   ByteChannel* const file_;
+  const uint64_t cluster_bytes_;
+  const uint64_t size_bytes_;
   const BitmapDirectory directory_;
   uint32_t index_ = 0;
   uint64_t position_ = 0;
 };
 
+// All of it.  Errors: those above, and kDataLoss if it does not lie within the
+// file or two bitmaps have one name.
+absl::StatusOr<std::vector<BitmapEntry>> read_bitmap_directory(
+    ByteChannel* file, const Header& header, const BitmapDirectory& directory);
+
+// Errors: kResourceExhausted if it would be too long.
+absl::StatusOr<std::vector<uint8_t>> serialize_bitmap_directory(
+    const std::vector<BitmapEntry>& entries);
+
 bool is_valid_bitmap_table_entry(uint64_t entry, uint64_t cluster_bytes);
+
+// How many entries the table of a bitmap has that has one bit for each granule
+// of a disk of `size_bytes`.
+uint64_t bitmap_table_entries_for(uint64_t size_bytes,
+                                  uint32_t granularity_bits,
+                                  uint64_t cluster_bytes);
 
 }  // namespace spindle::qcow2
 

@@ -467,10 +467,6 @@ absl::Status check_supported(const Header& header, bool read_only) {
     return unsupported("extended L2 entries (subclusters)");
   if (header.crypt_method == kCryptAes) return unsupported("AES encryption");
   if (header.crypt_method == kCryptLuks) return unsupported("LUKS encryption");
-  if ((header.autoclear_features & kAutoclearBitmaps) != 0 ||
-      header.find_extension(kExtensionBitmaps) != nullptr) {
-    return unsupported("persistent dirty bitmaps");
-  }
   return read_only ? absl::OkStatus() : check_writable(header);
 }
 

@@ -83,10 +83,12 @@ absl::Status Image::prepare_for_writing() {
   extents_.clear();
   status = enter_extents();
   if (!status.ok()) return status;
-  if (header_.version >= kVersion3 && header_.autoclear_features != 0) {
-    // Whoever set them would trust what this writer does not maintain.
-    std::array<uint8_t, 8> none{};
-    status = file_.write(Purpose::kHeaderUpdate, none.data(), none.size(),
+  const uint64_t kept = header_.autoclear_features & kAutoclearKnown;
+  if (header_.autoclear_features != kept) {
+    // Whoever set the others would trust what this writer does not maintain.
+    std::array<uint8_t, 8> bytes{};
+    store_big64(bytes.data(), kept);
+    status = file_.write(Purpose::kHeaderUpdate, bytes.data(), bytes.size(),
                          kAutoclearFeaturesOffset);
     if (!status.ok()) return status;
   }

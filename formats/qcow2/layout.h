@@ -72,6 +72,8 @@ inline constexpr uint64_t kCompatibleLazyRefcounts = uint64_t{1} << 0;
 // autoclear_features
 inline constexpr uint64_t kAutoclearBitmaps = uint64_t{1} << 0;
 inline constexpr uint64_t kAutoclearDataFileRaw = uint64_t{1} << 1;
+// What a writer here maintains.
+inline constexpr uint64_t kAutoclearKnown = kAutoclearBitmaps;
 
 // ---- Section "Header extensions" --------------------------------------------
 
@@ -160,10 +162,21 @@ inline constexpr size_t kBitmapsExtensionBytes = 24;
 // A directory entry.
 inline constexpr size_t kBitmapTableOffsetOffset = 0;
 inline constexpr size_t kBitmapTableSizeOffset = 8;
+inline constexpr size_t kBitmapFlagsOffset = 12;
+inline constexpr size_t kBitmapTypeOffset = 16;
+inline constexpr size_t kBitmapGranularityBitsOffset = 17;
 inline constexpr size_t kBitmapNameSizeOffset = 18;
 inline constexpr size_t kBitmapExtraSizeOffset = 20;
+// Extra data, then the name, then padding.
 inline constexpr size_t kBitmapEntryBytes = 24;
 inline constexpr size_t kBitmapEntryAlignment = 8;
+// Its flags.
+inline constexpr uint32_t kBitmapInUse = uint32_t{1} << 0;
+inline constexpr uint32_t kBitmapAuto = uint32_t{1} << 1;
+inline constexpr uint32_t kBitmapExtraDataCompatible = uint32_t{1} << 2;
+inline constexpr uint32_t kBitmapKnownFlags =
+    kBitmapInUse | kBitmapAuto | kBitmapExtraDataCompatible;
+inline constexpr uint8_t kBitmapTypeDirtyTracking = 1;
 // A bitmap table's entry.
 inline constexpr size_t kBitmapTableEntryBytes = 8;
 inline constexpr uint64_t kBitmapTableOffsetMask = 0x00fffffffffffe00;
@@ -189,8 +202,15 @@ inline constexpr uint64_t kMaxSnapshotTableBytes =
     uint64_t{1024} * kMaxSnapshotCount;
 inline constexpr uint32_t kMaxSnapshotExtraBytes = 1024;
 inline constexpr uint32_t kMaxBitmapCount = 65535;
-inline constexpr uint64_t kMaxBitmapDirectoryBytes = uint64_t{64} << 20;
+inline constexpr uint64_t kMaxBitmapDirectoryBytes =
+    uint64_t{1024} * kMaxBitmapCount;
 inline constexpr uint64_t kMaxBitmapTableEntries = 0x8000000;
+// The bits of one bitmap.
+inline constexpr uint64_t kMaxBitmapBytes = uint64_t{512} << 20;
+inline constexpr uint32_t kMinBitmapGranularityBits = 9;
+inline constexpr uint32_t kMaxBitmapGranularityBits = 31;
+// Of all bitmaps of an image that is opened for writing; a limit of Spindle's.
+inline constexpr uint64_t kMaxBitmapsBytes = uint64_t{64} << 30;
 inline constexpr uint32_t kMaxBitmapNameBytes = 1023;
 inline constexpr uint32_t kMaxBackingFilenameBytes = 1023;
 inline constexpr uint32_t kMaxBackingFormatBytes = 15;

@@ -22,6 +22,10 @@ absl::string_view metadata_kind_name(MetadataKind kind) {
       return "snapshot table";
     case MetadataKind::kSnapshotL1Table:
       return "snapshot's L1 table";
+    case MetadataKind::kBitmapDirectory:
+      return "bitmap directory";
+    case MetadataKind::kBitmap:
+      return "dirty bitmap";
   }
   return "metadata";
 }

@@ -30,6 +30,8 @@ enum class MetadataKind : uint8_t {
   kRefcountBlock,
   kSnapshotTable,
   kSnapshotL1Table,
+  kBitmapDirectory,
+  kBitmap,
 };
 absl::string_view metadata_kind_name(MetadataKind kind);
 

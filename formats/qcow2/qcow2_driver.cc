@@ -10,8 +10,10 @@
 #include "absl/base/optimization.h"
 #include "absl/strings/str_cat.h"
 #include "engine/byte_channel.h"
+#include "engine/dirty_bitmap.h"
 #include "engine/errors.h"
 #include "engine/gate.h"
+#include "formats/qcow2/bitmaps.h"
 #include "formats/qcow2/check.h"
 #include "formats/qcow2/check_driver.h"
 #include "formats/qcow2/compressed_writer.h"
@@ -25,6 +27,8 @@
 
 namespace spindle::qcow2 {
 namespace {
+
+using Recording = DirtyRecorder::Recording;
 
 class Qcow2Driver final : public BlockDriver {
  public:
@@ -73,6 +77,15 @@ class Qcow2Driver final : public BlockDriver {
       const SnapshotInfo& wanted) override;
   absl::Status apply_snapshot(absl::string_view snapshot) override;
   absl::Status delete_snapshot(absl::string_view snapshot) override;
+  absl::StatusOr<std::vector<DirtyBitmapInfo>> list_bitmaps() override;
+  absl::StatusOr<std::shared_ptr<const DirtyBitmap>> find_bitmap(
+      absl::string_view name) override;
+  absl::Status add_bitmap(const NewDirtyBitmap& wanted) override;
+  absl::Status remove_bitmap(absl::string_view name) override;
+  absl::Status clear_bitmap(absl::string_view name) override;
+  absl::Status enable_bitmap(absl::string_view name, bool enabled) override;
+  absl::Status merge_bitmap(absl::string_view name,
+                            const DirtyBitmap& source) override;
   absl::Status write_compressed(const IoVector& qiov, Sector sector) override;
   absl::Status reopen(const ReopenOptions& options) override;
   absl::Status inactivate() override;
@@ -82,18 +95,27 @@ class Qcow2Driver final : public BlockDriver {
  private:
   // An open image and those who work on it.
   struct Parts {
-    explicit Parts(std::unique_ptr<Image> opened)
+    Parts(std::unique_ptr<Image> opened, LiveBitmaps* live_bitmaps)
         : image(std::move(opened)),
           reader(image.get()),
           writer(image.get(), &reader),
           compressed_writer(image.get(), &writer),
           changer(image.get()),
-          snapshots(image.get()) {}
+          snapshots(image.get()),
+          bitmaps(image.get(), live_bitmaps) {}
     // Before the first write; again is fine.
     absl::Status prepare_for_writing() {
       absl::Status status = snapshots.prepare_for_writing();
+      if (status.ok()) status = bitmaps.prepare_for_writing();
       if (status.ok()) status = image->prepare_for_writing();
-      return status.ok() ? snapshots.enter_extents() : status;
+      if (status.ok()) status = snapshots.enter_extents();
+      if (status.ok()) status = bitmaps.enter_extents();
+      return status.ok() ? bitmaps.mark_in_use() : status;
+    }
+    // Nobody writes from here on: everything is in the file, and right.
+    absl::Status finish_writing() {
+      absl::Status status = image->rounds().settle();
+      return status.ok() ? bitmaps.store() : status;
     }
     const std::unique_ptr<Image> image;
     DataReader reader;
@@ -101,6 +123,7 @@ class Qcow2Driver final : public BlockDriver {
     CompressedWriter compressed_writer;
     MappingChanger changer;
     Snapshots snapshots;
+    Bitmaps bitmaps;
   };
 
   // The part of a transfer that lies within the image: the last sector may not.
@@ -128,6 +151,8 @@ class Qcow2Driver final : public BlockDriver {
   // Null while the image is inactive.  Used inside the gate, changed while it
   // is closed.
   std::unique_ptr<Parts> parts_;
+  // Follows writes inside the gate.
+  LiveBitmaps live_bitmaps_;
   // As it was when the image was opened or activated.  Replaced only by
   // activate(), when no other call is allowed; a repair, inside the closed
   // gate, changes what only info() reads.
@@ -146,7 +171,7 @@ absl::Status Qcow2Driver::load_parts(const Header& header) {
   absl::StatusOr<std::unique_ptr<Image>> image =
       Image::open(file_, backing_, header, *runtime, log_);
   if (!image.ok()) return image.status();
-  auto parts = std::make_unique<Parts>(*std::move(image));
+  auto parts = std::make_unique<Parts>(*std::move(image), &live_bitmaps_);
   if (!read_only()) {
     absl::Status status = parts->prepare_for_writing();
     if (!status.ok()) return status;
@@ -189,6 +214,7 @@ absl::Status Qcow2Driver::write(const IoVector& qiov, Sector sector) {
     if (ABSL_PREDICT_FALSE(parts_ == nullptr)) return inactive_error();
     const uint64_t within = bytes_within(qiov, sector);
     const GuestOffset guest{sector.byte_offset()};
+    const Recording recording(live_bitmaps_.recorder(), {guest.bytes, within});
     status = within == qiov.length_bytes()
                  ? parts_->writer.write(guest, qiov)
                  : parts_->writer.write(guest, qiov.slice(0, within));
@@ -202,6 +228,8 @@ uint64_t Qcow2Driver::try_write(const IoVector& qiov, Sector sector) {
       bytes_within(qiov, sector) != qiov.length_bytes()) {
     return 0;
   }
+  const Recording recording(live_bitmaps_.recorder(),
+                            {sector.byte_offset(), qiov.length_bytes()});
   return parts_->writer.try_write({sector.byte_offset()}, qiov);
 }
 
@@ -229,6 +257,7 @@ absl::Status Qcow2Driver::discard(ByteRange range) {
   {
     const Gate::Passage inside(&gate_);
     if (parts_ == nullptr) return inactive_error();
+    const Recording recording(live_bitmaps_.recorder(), range);
     status = parts_->changer.discard(range);
   }
   return finish_change(std::move(status));
@@ -240,6 +269,7 @@ absl::Status Qcow2Driver::write_zeroes(ByteRange range,
   {
     const Gate::Passage inside(&gate_);
     if (parts_ == nullptr) return inactive_error();
+    const Recording recording(live_bitmaps_.recorder(), range);
     status = parts_->changer.write_zeroes(range, flags);
   }
   return finish_change(std::move(status));
@@ -251,8 +281,11 @@ absl::Status Qcow2Driver::write_compressed(const IoVector& qiov,
   {
     const Gate::Passage inside(&gate_);
     if (parts_ == nullptr) return inactive_error();
-    status = parts_->compressed_writer.write(
-        {sector.byte_offset()}, qiov.slice(0, bytes_within(qiov, sector)));
+    const uint64_t within = bytes_within(qiov, sector);
+    const Recording recording(live_bitmaps_.recorder(),
+                              {sector.byte_offset(), within});
+    status = parts_->compressed_writer.write({sector.byte_offset()},
+                                             qiov.slice(0, within));
   }
   return finish_change(std::move(status));
 }
@@ -270,7 +303,7 @@ DriverLimits Qcow2Driver::limits() const {
 
 Capabilities Qcow2Driver::capabilities() const {
   Capabilities list{Capability::kBlockStatus, Capability::kCheck,
-                    Capability::kSnapshots};
+                    Capability::kSnapshots, Capability::kBitmaps};
   // What the file must be able to do as well.
   const Capabilities of_file = file_->capabilities();
   for (Capability c :
@@ -438,6 +471,9 @@ absl::StatusOr<SnapshotInfo> Qcow2Driver::create_snapshot(
 absl::Status Qcow2Driver::apply_snapshot(absl::string_view snapshot) {
   const Gate::Closure closed(&gate_);
   if (absl::Status may = may_change(); !may.ok()) return may;
+  // They would miss what changes.
+  if (!parts_->bitmaps.empty())
+    return absl::FailedPreconditionError("Device has active dirty bitmaps");
   return parts_->snapshots.apply(snapshot);
 }
 
@@ -445,6 +481,52 @@ absl::Status Qcow2Driver::delete_snapshot(absl::string_view snapshot) {
   const Gate::Closure closed(&gate_);
   if (absl::Status may = may_change(); !may.ok()) return may;
   return parts_->snapshots.remove(snapshot);
+}
+
+// ---- Bitmaps ----------------------------------------------------------------
+
+absl::StatusOr<std::vector<DirtyBitmapInfo>> Qcow2Driver::list_bitmaps() {
+  const Gate::Passage inside(&gate_);
+  if (parts_ == nullptr) return inactive_error();
+  return parts_->bitmaps.list();
+}
+
+absl::StatusOr<std::shared_ptr<const DirtyBitmap>> Qcow2Driver::find_bitmap(
+    absl::string_view name) {
+  const Gate::Passage inside(&gate_);
+  if (parts_ == nullptr) return inactive_error();
+  return parts_->bitmaps.find(name);
+}
+
+absl::Status Qcow2Driver::add_bitmap(const NewDirtyBitmap& wanted) {
+  const Gate::Closure closed(&gate_);
+  if (absl::Status may = may_change(); !may.ok()) return may;
+  return parts_->bitmaps.add(wanted);
+}
+
+absl::Status Qcow2Driver::remove_bitmap(absl::string_view name) {
+  const Gate::Closure closed(&gate_);
+  if (absl::Status may = may_change(); !may.ok()) return may;
+  return parts_->bitmaps.remove(name);
+}
+
+absl::Status Qcow2Driver::clear_bitmap(absl::string_view name) {
+  const Gate::Closure closed(&gate_);
+  if (absl::Status may = may_change(); !may.ok()) return may;
+  return parts_->bitmaps.clear(name);
+}
+
+absl::Status Qcow2Driver::enable_bitmap(absl::string_view name, bool enabled) {
+  const Gate::Closure closed(&gate_);
+  if (absl::Status may = may_change(); !may.ok()) return may;
+  return parts_->bitmaps.enable(name, enabled);
+}
+
+absl::Status Qcow2Driver::merge_bitmap(absl::string_view name,
+                                       const DirtyBitmap& source) {
+  const Gate::Closure closed(&gate_);
+  if (absl::Status may = may_change(); !may.ok()) return may;
+  return parts_->bitmaps.merge(name, source);
 }
 
 // ---- Life cycle ------------------------------------------------------------
@@ -458,10 +540,12 @@ absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
   if (options.read_only == read_only()) return file_->reopen(options);
   Image& image = *parts_->image;
   if (options.read_only) {
-    absl::Status status = image.rounds().settle();
-    if (status.ok()) status = file_->reopen(options);
+    absl::Status status = parts_->finish_writing();
     if (!status.ok()) return status;
-    read_only_.store(true, std::memory_order_release);
+    status = file_->reopen(options);
+    // Where it cannot go on with bitmaps that follow, it does not write.
+    const bool goes_on = !status.ok() && parts_->bitmaps.mark_in_use().ok();
+    read_only_.store(!goes_on, std::memory_order_release);
     return status;
   }
   absl::Status status = check_supported(image.header(), /*read_only=*/false);
@@ -510,9 +594,14 @@ absl::Status Qcow2Driver::inactivate() {
   const Gate::Closure closed(&gate_);
   if (parts_ == nullptr) return absl::OkStatus();
   absl::Status status;
-  if (!read_only()) status = parts_->image->rounds().settle();
-  if (status.ok()) status = inactivate_files();
-  if (status.ok()) parts_.reset();
+  if (!read_only()) status = parts_->finish_writing();
+  if (!status.ok()) return status;
+  status = inactivate_files();
+  // Still active, but only with bitmaps that follow.
+  if (!status.ok() && (read_only() || parts_->bitmaps.mark_in_use().ok()))
+    return status;
+  live_bitmaps_.forget();
+  parts_.reset();
   return status;
 }
 
@@ -570,15 +659,17 @@ absl::Status Qcow2Driver::activate() {
   if (!status.ok()) return status;
   status = load_again();
   // Without the metadata nothing can be done with the file: others may try.
-  if (!status.ok()) inactivate_files().IgnoreError();
+  if (!status.ok()) {
+    live_bitmaps_.forget();
+    inactivate_files().IgnoreError();
+  }
   return status;
 }
 
 absl::Status Qcow2Driver::close() {
   absl::Status status;
   // Inactive, the file is somebody else's.
-  if (!read_only() && parts_ != nullptr)
-    status = parts_->image->rounds().settle();
+  if (!read_only() && parts_ != nullptr) status = parts_->finish_writing();
   absl::Status closed = file_->close();
   if (status.ok()) status = std::move(closed);
   if (backing_ == nullptr) return status;

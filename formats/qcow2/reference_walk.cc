@@ -241,14 +241,15 @@ absl::Status ReferenceWalk::count_bitmaps() {
   Findings findings(context_->wants_lines());
   count(directory->offset, directory->length_bytes, &findings);
   context_->say(&findings);
-  BitmapDirectoryReader reader(context_->file, *directory);
+  BitmapDirectoryReader reader(context_->file, context_->header, *directory);
   while (!reader.at_end()) {
-    const absl::StatusOr<BitmapTablePlace> table = reader.next();
-    if (!table.ok()) {
+    const absl::StatusOr<BitmapEntry> bitmap = reader.next();
+    if (!bitmap.ok()) {
       ++context_->result.corruptions;
-      return table.status();
+      return bitmap.status();
     }
-    absl::Status status = count_bitmap_table(table->offset, table->entry_count);
+    absl::Status status =
+        count_bitmap_table(bitmap->table_offset, bitmap->table_entry_count);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();

@@ -281,11 +281,6 @@ TEST(Header, RefusesFeaturesThatAreMissingByName) {
     std::function<void(Header*)> apply;
     bool only_for_writing;
   } cases[] = {
-      {"bitmaps", [](Header* h) { h->autoclear_features = kAutoclearBitmaps; },
-       false},
-      {"bitmaps",
-       [](Header* h) { h->extensions.push_back({kExtensionBitmaps, ""}); },
-       false},
       {"data file",
        [](Header* h) { h->incompatible_features = kIncompatibleDataFile; },
        false},
