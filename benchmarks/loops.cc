@@ -9,6 +9,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <cstring>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -35,13 +36,16 @@ struct FreeDeleter {
 using Buffer = std::unique_ptr<uint8_t, FreeDeleter>;
 
 Buffer make_buffer(size_t bytes) {
-  return Buffer(static_cast<uint8_t*>(std::aligned_alloc(4096, bytes)));
+  auto* const memory = static_cast<uint8_t*>(std::aligned_alloc(4096, bytes));
+  // Not zeroes: nobody shall make less of a write.
+  std::memset(memory, 0x5a, bytes);
+  return Buffer(memory);
 }
 
 class FileDescriptor {
  public:
-  explicit FileDescriptor(const std::string& path)
-      : fd_(::open(path.c_str(), O_RDONLY | O_CLOEXEC)) {}
+  FileDescriptor(const std::string& path, bool writes)
+      : fd_(::open(path.c_str(), (writes ? O_RDWR : O_RDONLY) | O_CLOEXEC)) {}
   ~FileDescriptor() {
     if (fd_ >= 0) ::close(fd_);
   }
@@ -53,24 +57,24 @@ class FileDescriptor {
   const int fd_;
 };
 
-bool preadv_loop(int fd, const Workload& work, uint64_t first,
-                 uint64_t stride) {
+bool transfer_loop(int fd, const Workload& work, uint64_t first,
+                   uint64_t stride) {
   const Buffer buffer = make_buffer(work.request_bytes);
   const iovec segment{buffer.get(), work.request_bytes};
   for (uint64_t i = first; i < work.requests; i += stride) {
-    if (::preadv(fd, &segment, 1, static_cast<off_t>(work.offset(i))) !=
-        work.request_bytes) {
-      return false;
-    }
+    const auto offset = static_cast<off_t>(work.offset(i));
+    const ssize_t bytes = work.writes ? ::pwritev(fd, &segment, 1, offset)
+                                      : ::preadv(fd, &segment, 1, offset);
+    if (bytes != work.request_bytes) return false;
   }
   return true;
 }
 
 }  // namespace
 
-absl::StatusOr<double> bare_preadv(const std::string& path,
-                                   const Workload& work, size_t threads) {
-  const FileDescriptor file(path);
+absl::StatusOr<double> bare_transfers(const std::string& path,
+                                      const Workload& work, size_t threads) {
+  const FileDescriptor file(path, work.writes);
   if (file.get() < 0)
     return errno_status(errno, absl::StrCat("open of ", path));
   std::atomic<bool> good{true};
@@ -78,12 +82,13 @@ absl::StatusOr<double> bare_preadv(const std::string& path,
   const Clock::time_point begin = Clock::now();
   for (size_t i = 1; i < threads; ++i) {
     others.emplace_back(
-        [&, i] { good = preadv_loop(file.get(), work, i, threads) && good; });
+        [&, i] { good = transfer_loop(file.get(), work, i, threads) && good; });
   }
-  good = preadv_loop(file.get(), work, 0, threads) && good;
+  good = transfer_loop(file.get(), work, 0, threads) && good;
   for (std::thread& other : others) other.join();
   const double result = per_second(work.requests, begin);
-  if (!good) return absl::InternalError(absl::StrCat("short preadv of ", path));
+  if (!good)
+    return absl::InternalError(absl::StrCat("short transfer of ", path));
   return result;
 }
 
@@ -111,8 +116,8 @@ absl::StatusOr<double> device_reads(BlockDevice& device, const Workload& work) {
   return per_second(work.requests, begin);
 }
 
-absl::StatusOr<double> aio_reads(BlockDevice& device, const Workload& work,
-                                 size_t depth) {
+absl::StatusOr<double> aio_requests(BlockDevice& device, const Workload& work,
+                                    size_t depth) {
   const Buffer memory = make_buffer(depth * work.request_bytes);
   std::vector<IoVector> buffers;
   for (size_t slot = 0; slot < depth; ++slot) {
@@ -121,8 +126,12 @@ absl::StatusOr<double> aio_reads(BlockDevice& device, const Workload& work,
   }
   uint64_t next = 0, done = 0;
   const auto submit = [&](size_t slot) {
-    device.aio_readv(Sector::from_byte_offset(work.offset(next++)),
-                     buffers[slot], slot);
+    const Sector sector = Sector::from_byte_offset(work.offset(next++));
+    if (work.writes) {
+      device.aio_writev(sector, buffers[slot], slot);
+    } else {
+      device.aio_readv(sector, buffers[slot], slot);
+    }
   };
   std::array<Completion, 64> completions;
   const size_t most = std::min(depth, completions.size());
@@ -151,12 +160,18 @@ absl::StatusOr<double> aio_reads(BlockDevice& device, const Workload& work,
 
 absl::StatusOr<double> qemu_img_bench(const QemuBench& bench,
                                       const Workload& work) {
-  const auto output = testing::run_tool_ok(
-      {"qemu-img", "bench", "-f", bench.format, "-i", bench.engine, "-t",
-       bench.engine == "native" ? "none" : "writeback", "-c",
-       absl::StrCat(work.requests), "-d", absl::StrCat(bench.depth), "-s",
-       absl::StrCat(work.request_bytes), "-S", absl::StrCat(work.step_bytes),
-       bench.path});
+  std::vector<std::string> command = {
+      "qemu-img", "bench",
+      "-f",       bench.format,
+      "-i",       bench.engine,
+      "-t",       bench.engine == "native" ? "none" : "writeback",
+      "-c",       absl::StrCat(work.requests),
+      "-d",       absl::StrCat(bench.depth),
+      "-s",       absl::StrCat(work.request_bytes),
+      "-S",       absl::StrCat(work.step_bytes)};
+  if (work.writes) command.insert(command.end(), {"-w", "--pattern=90"});
+  command.push_back(bench.path);
+  const auto output = testing::run_tool_ok(command);
   if (!output.ok()) return output.status();
   constexpr absl::string_view kBefore = "Run completed in ";
   const size_t at = output->find(std::string(kBefore));

@@ -1,6 +1,6 @@
-// The loops that are measured: bare preadv, synchronous reads of a driver and
-// of a BlockDevice, and asynchronous reads at a queue depth.  Each returns
-// operations per second.
+// The loops that are measured: bare preadv and pwritev, synchronous reads of a
+// driver and of a BlockDevice, and asynchronous requests at a queue depth. Each
+// returns operations per second.
 //
 // Thread safety: functions; each call is a measurement of its own.
 #ifndef SPINDLE_BENCHMARKS_LOOPS_H_
@@ -16,18 +16,18 @@
 
 namespace spindle::benchmarks {
 
-// `threads` threads read the file `path`; the i-th request is thread
+// `threads` threads read or write the file `path`; the i-th request is thread
 // (i % threads)'s.
-absl::StatusOr<double> bare_preadv(const std::string& path,
-                                   const Workload& work, size_t threads);
+absl::StatusOr<double> bare_transfers(const std::string& path,
+                                      const Workload& work, size_t threads);
 
 absl::StatusOr<double> driver_reads(BlockDriver& driver, const Workload& work);
 absl::StatusOr<double> device_reads(BlockDevice& device, const Workload& work);
 
-// One submitting thread keeps `depth` requests in flight through aio_readv and
-// reaps the device's completion queue in batches.
-absl::StatusOr<double> aio_reads(BlockDevice& device, const Workload& work,
-                                 size_t depth);
+// One submitting thread keeps `depth` requests in flight through aio_readv or
+// aio_writev and reaps the device's completion queue in batches.
+absl::StatusOr<double> aio_requests(BlockDevice& device, const Workload& work,
+                                    size_t depth);
 
 struct QemuBench {
   std::string path;

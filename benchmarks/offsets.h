@@ -1,4 +1,4 @@
-// The offsets that `qemu-img bench` touches: it begins at -o, goes on by -S and
+// The requests that `qemu-img bench` makes: it begins at -o, goes on by -S and
 // wraps at the end of the image.  Our loops use the same ones.
 //
 // Thread safety: a value.
@@ -17,6 +17,7 @@ struct Workload {
   // order is as good as random to caches.
   uint64_t step_bytes = 0;
   uint64_t requests = 0;
+  bool writes = false;
 
   // The offset of the i-th request.
   uint64_t offset(uint64_t i) const { return i * step_bytes % image_bytes; }
@@ -30,6 +31,21 @@ inline Workload scattered_reads(uint64_t image_bytes, uint64_t requests) {
           .request_bytes = kRequestBytes,
           .step_bytes = blocks * kRequestBytes,
           .requests = requests};
+}
+
+inline Workload scattered_writes(uint64_t image_bytes, uint64_t requests) {
+  Workload work = scattered_reads(image_bytes, requests);
+  work.writes = true;
+  return work;
+}
+
+// One write every `step_bytes`, to each place once.
+inline Workload writes_in_order(uint64_t image_bytes, uint64_t step_bytes) {
+  return {.image_bytes = image_bytes,
+          .request_bytes = 4096,
+          .step_bytes = step_bytes,
+          .requests = image_bytes / step_bytes,
+          .writes = true};
 }
 
 }  // namespace spindle::benchmarks

@@ -19,12 +19,14 @@ double median(std::vector<double> values) {
 }
 
 std::string format_row(const RatioRow& row) {
-  return absl::StrFormat(
-      "%-46s %10.1f %10.1f  %-18s %6.2f  %s", row.name, row.ours / 1000,
-      row.other / 1000, row.other_name, row.ratio(),
-      row.target ? absl::StrFormat("%5.2f  %s", *row.target,
-                                   row.passes() ? "pass" : "FAIL")
-                 : std::string("    -  printed only"));
+  const int digits = row.unit == 1 ? 2 : 1;
+  return absl::StrFormat("%-48s %10.*f %10.*f  %-18s %6.2f  %s", row.name,
+                         digits, row.ours / row.unit, digits,
+                         row.other / row.unit, row.other_name, row.ratio(),
+                         row.target
+                             ? absl::StrFormat("%5.2f  %s", *row.target,
+                                               row.passes() ? "pass" : "FAIL")
+                             : std::string("    -  printed only"));
 }
 
 }  // namespace
@@ -67,7 +69,7 @@ void RatioTable::add(RatioRow row) {
 }
 
 void RatioTable::print() const {
-  std::printf("%-46s %10s %10s  %-18s %6s  %5s\n",
+  std::printf("%-48s %10s %10s  %-18s %6s  %5s\n",
               "4 KiB requests, thousand operations a second", "ours", "other",
               "which", "ratio", "target");
   for (const RatioRow& row : rows_)

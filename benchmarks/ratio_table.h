@@ -41,6 +41,8 @@ struct RatioRow {
   double other = 0;
   std::string other_name;
   std::optional<double> target;  // none: printed only
+  // What `ours` and `other` are printed in: thousands a second, or as they are.
+  double unit = 1000;
   double ratio() const { return ours / other; }
   bool passes() const { return !target || ratio() >= *target; }
 };

@@ -1,168 +1,99 @@
-// ratios: ours, `qemu-img bench` and bare loops in turns, on the same image in
-// the page cache, with the same offsets and sizes; prints a table and fails
+// ratios: ours, QEMU's tools and bare loops in turns, on the same image in the
+// page cache, with the same offsets and sizes; prints a table and fails
 // below a target.  Means something only in an optimised build, and refuses to
 // run in another.
 
-#include <unistd.h>
-
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include "CLI/CLI.hpp"
+#include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "benchmarks/bench_images.h"
+#include "benchmarks/bench_settings.h"
 #include "benchmarks/loops.h"
+#include "benchmarks/metadata_rows.h"
 #include "benchmarks/offsets.h"
 #include "benchmarks/ratio_table.h"
 #include "benchmarks/scaling.h"
-#include "engine/block_device.h"
-#include "engine/image_opener.h"
-#include "formats/builtin.h"
-#include "tests/support/model_disk.h"
-#include "tests/support/qemu_tools.h"
+#include "benchmarks/write_rows.h"
 #include "threadpool/default_executor.h"
 
 namespace spindle::benchmarks {
 namespace {
 
-struct Settings {
-  bool smoke = false;
-  size_t rounds = 5;
-  uint64_t image_mib = 1024;
-  size_t width = 16;
-  int poll_us = 50;
-  std::string tmpfs = "/dev/shm";
-  std::string ext4 = ".";
-  std::string only;  // a part of the group's name; empty: all groups
-};
-
-// Raw and qcow2 with the same content, removed at the end.
-class Images {
- public:
-  Images(const std::string& directory, uint64_t bytes)
-      : stem_(absl::StrCat(directory, "/spindle-ratios.", ::getpid())),
-        bytes_(bytes) {}
-  ~Images() {
-    ::unlink(raw().path.c_str());
-    ::unlink(qcow2().path.c_str());
-  }
-  Images(const Images&) = delete;
-  Images& operator=(const Images&) = delete;
-
-  absl::Status make() const {
-    std::FILE* file = std::fopen(raw().path.c_str(), "wb");
-    if (file == nullptr)
-      return absl::InternalError(absl::StrCat("cannot create ", raw().path));
-    std::vector<uint8_t> piece(1 << 20);
-    bool good = true;
-    for (uint64_t offset = 0; offset < bytes_; offset += piece.size()) {
-      testing::stamp_content(1, offset, absl::MakeSpan(piece));
-      good = std::fwrite(piece.data(), 1, piece.size(), file) == piece.size() &&
-             good;
-    }
-    good = std::fclose(file) == 0 && good;
-    if (!good)
-      return absl::InternalError(absl::StrCat("cannot write ", raw().path));
-    return testing::qemu_convert(raw(), qcow2(), "");
-  }
-  testing::ImageFile raw() const { return {stem_ + ".raw", "raw"}; }
-  testing::ImageFile qcow2() const { return {stem_ + ".qcow2", "qcow2"}; }
-
- private:
-  const std::string stem_;
-  const uint64_t bytes_;
-};
-
-absl::StatusOr<std::shared_ptr<BlockDriver>> open_driver(
-    const testing::ImageFile& image) {
-  const ImageOpener opener(builtin_drivers(), {});
-  OpenOptions options;
-  options.read_only = true;
-  return opener.open(image.path, image.format, options);
-}
-
-// A device of its own over `image`, with its completion queue.
-class OpenDevice {
- public:
-  static absl::StatusOr<std::unique_ptr<OpenDevice>> open(
-      const testing::ImageFile& image, Executor* executor, bool run_in_place,
-      int poll_us) {
-    auto driver = open_driver(image);
-    if (!driver.ok()) return driver.status();
-    auto queue =
-        CompletionQueue::create({.poll_limit = absl::Microseconds(poll_us)});
-    if (!queue.ok()) return queue.status();
-    BlockDeviceOptions options;
-    options.name = image.format;
-    options.run_in_place = run_in_place;
-    options.completion_queue = queue->get();
-    auto device =
-        BlockDevice::create(*std::move(driver), executor, std::move(options));
-    if (!device.ok()) return device.status();
-    return std::unique_ptr<OpenDevice>(
-        new OpenDevice(*std::move(queue), *std::move(device)));
-  }
-  BlockDevice& operator*() const { return *device_; }
-
- private:
-  OpenDevice(std::unique_ptr<CompletionQueue> queue,
-             std::unique_ptr<BlockDevice> device)
-      : queue_(std::move(queue)), device_(std::move(device)) {}
-  std::unique_ptr<CompletionQueue> queue_;
-  std::unique_ptr<BlockDevice> device_;  // destroyed first
-};
-
 class Ratios {
  public:
-  Ratios(const Settings& settings, Executor* executor)
+  Ratios(const BenchSettings& settings, Executor* executor)
       : settings_(settings), executor_(executor) {}
 
   absl::Status run() {
+    absl::Status status;
     for (const bool tmpfs : {true, false}) {
-      const std::string where = tmpfs ? "tmpfs" : "ext4";
-      const bool aio = wanted(where + " aio"), sync = wanted(where + " sync");
-      if (!aio && !sync) continue;
-      const Images images(tmpfs ? settings_.tmpfs : settings_.ext4,
-                          image_bytes());
-      absl::Status status = images.make();
-      for (const size_t depth : {1u, 32u}) {
-        if (aio && status.ok()) status = aio_rows(images, where, depth);
-      }
-      if (sync && status.ok()) status = sync_rows(images, where);
-      if (!status.ok()) return status;
+      if (status.ok()) status = rows_on(tmpfs);
     }
-    return wanted("scaling") ? scaling_rows() : absl::OkStatus();
+    const BenchContext context = this->context();
+    if (status.ok() && wanted("first writes"))
+      status = add_first_write_rows(context);
+    if (status.ok() && wanted("scaling")) status = scaling_rows();
+    if (status.ok() && wanted("syncs")) status = add_sync_rows(context);
+    if (status.ok() && wanted("check")) status = add_check_row(context);
+    if (status.ok() && wanted("open")) status = add_open_row(context);
+    return status;
   }
   const RatioTable& table() const { return table_; }
 
  private:
-  bool wanted(const std::string& group) const {
-    return group.find(settings_.only) != std::string::npos;
-  }
-  uint64_t image_bytes() const { return settings_.image_mib << 20; }
+  bool wanted(const std::string& group) const { return settings_.wants(group); }
+  BenchContext context() { return {&settings_, executor_, &table_}; }
   Workload workload(uint64_t requests) const {
-    return scattered_reads(image_bytes(), settings_.smoke ? 200 : requests);
+    return scattered_reads(settings_.image_bytes(),
+                           settings_.requests(requests));
   }
 
-  absl::Status aio_rows(const Images& images, const std::string& where,
+  // Those that need images that are full.
+  absl::Status rows_on(bool tmpfs) {
+    const std::string where = tmpfs ? "tmpfs" : "ext4";
+    const bool aio = wanted(where + " aio"), sync = wanted(where + " sync");
+    const bool overwrites = wanted(where + " overwrites");
+    const bool flushes = !tmpfs && wanted(where + " flushes");
+    if (!aio && !sync && !overwrites && !flushes) return absl::OkStatus();
+    const FilledImages images(settings_.directory(tmpfs),
+                              settings_.image_bytes());
+    absl::Status status = images.make();
+    for (const size_t depth : {1u, 32u}) {
+      if (aio && status.ok()) status = aio_rows(images, where, depth);
+    }
+    if (sync && status.ok()) status = sync_rows(images, where);
+    if (overwrites && status.ok())
+      status = add_overwrite_rows(context(), images, tmpfs);
+    if (flushes && status.ok()) status = add_flush_rows(context(), images);
+    return status;
+  }
+
+  absl::Status aio_rows(const FilledImages& images, const std::string& where,
                         size_t depth) {
     const Workload work = workload(depth == 1 ? 150'000 : 400'000);
     auto in_place =
-        OpenDevice::open(images.qcow2(), executor_, true, settings_.poll_us);
+        OpenDevice::open(images.qcow2(), executor_,
+                         {.run_in_place = true, .poll_us = settings_.poll_us});
     if (!in_place.ok()) return in_place.status();
     auto pool =
-        OpenDevice::open(images.qcow2(), executor_, false, settings_.poll_us);
+        OpenDevice::open(images.qcow2(), executor_,
+                         {.run_in_place = false, .poll_us = settings_.poll_us});
     if (!pool.ok()) return pool.status();
     const std::vector<std::string> engines = {"threads", "native", "io_uring"};
     std::vector<Contestant> contestants = {
-        {"in place", [&] { return aio_reads(***in_place, work, depth); }},
-        {"pool", [&] { return aio_reads(***pool, work, depth); }},
+        {"in place", [&] { return aio_requests(***in_place, work, depth); }},
+        {"pool", [&] { return aio_requests(***pool, work, depth); }},
         {"2 x bare preadv",
-         [&] { return bare_preadv(images.qcow2().path, work, 2); }}};
+         [&] { return bare_transfers(images.qcow2().path, work, 2); }}};
     for (const std::string& engine : engines) {
       Workload theirs = work;
       // On ext4 reads that bypass the page cache go to the disk: fewer will do.
@@ -211,16 +142,16 @@ class Ratios {
     return absl::OkStatus();
   }
 
-  absl::Status sync_rows(const Images& images, const std::string& where) {
+  absl::Status sync_rows(const FilledImages& images, const std::string& where) {
     const Workload work = workload(400'000);
-    auto driver = open_driver(images.raw());
+    auto driver = open_driver(images.raw(), /*read_only=*/true);
     if (!driver.ok()) return driver.status();
-    auto device = OpenDevice::open(images.raw(), executor_, false, 0);
+    auto device = OpenDevice::open(images.raw(), executor_, {});
     if (!device.ok()) return device.status();
     std::fprintf(stderr, "%s, synchronous:\n", where.c_str());
     const auto medians = measure_in_turns(
         {{"bare preadv",
-          [&] { return bare_preadv(images.raw().path, work, 1); }},
+          [&] { return bare_transfers(images.raw().path, work, 1); }},
          {"raw driver", [&] { return driver_reads(**driver, work); }},
          {"BlockDevice", [&] { return device_reads(***device, work); }}},
         settings_.rounds);
@@ -235,7 +166,7 @@ class Ratios {
 
   absl::Status scaling_rows() {
     constexpr absl::Duration kDelay = absl::Microseconds(200);
-    const uint64_t requests = settings_.smoke ? 20 : 1000;
+    const uint64_t requests = settings_.smoke ? 20 : 1000;  // of a thread
     struct Kind {
       ScalingKind kind;
       const char* name;
@@ -244,7 +175,9 @@ class Ratios {
     for (const Kind& kind :
          {Kind{ScalingKind::kRead, "reads", 14.0},
           Kind{ScalingKind::kOverwrite, "overwrites", 14.0},
-          Kind{ScalingKind::kAllocate, "allocating writes", 12.0}}) {
+          Kind{ScalingKind::kAllocate, "allocating writes", 12.0},
+          Kind{ScalingKind::kCopyOnWrite, "copy-on-write", 12.0},
+          Kind{ScalingKind::kCompressedRead, "compressed reads", 14.0}}) {
       std::fprintf(stderr, "200 us disk, %s:\n", kind.name);
       const auto medians = measure_in_turns(
           {{"1 thread",
@@ -261,7 +194,7 @@ class Ratios {
     return absl::OkStatus();
   }
 
-  const Settings settings_;
+  const BenchSettings settings_;
   Executor* const executor_;
   RatioTable table_;
 };
@@ -271,14 +204,14 @@ const char* environment(const char* name, const char* otherwise) {
   return value != nullptr ? value : otherwise;
 }
 
-Settings default_settings() {
-  Settings settings;
+BenchSettings default_settings() {
+  BenchSettings settings;
   settings.tmpfs = environment("SPINDLE_TMPFS", "/dev/shm");
   settings.ext4 = environment("SPINDLE_EXT4", environment("TMPDIR", "."));
   return settings;
 }
 
-int run(const Settings& settings) {
+int run(const BenchSettings& settings) {
 #ifndef NDEBUG
   if (!settings.smoke) {
     std::fprintf(stderr,
@@ -306,7 +239,7 @@ int run(const Settings& settings) {
 }  // namespace spindle::benchmarks
 
 int main(int argc, char** argv) {
-  spindle::benchmarks::Settings settings =
+  spindle::benchmarks::BenchSettings settings =
       spindle::benchmarks::default_settings();
   CLI::App app("Measures Spindle against qemu-img bench and bare loops");
   app.add_flag("--smoke", settings.smoke,

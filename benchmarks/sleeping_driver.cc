@@ -68,6 +68,12 @@ absl::Status SleepingDriver::write(const IoVector& qiov, Sector sector) {
   return absl::OkStatus();
 }
 
+absl::Status SleepingDriver::flush() {
+  sleep();
+  flush_count_.fetch_add(1);
+  return absl::OkStatus();
+}
+
 absl::Status SleepingDriver::discard(ByteRange range) {
   return write_zeroes(range, {});
 }

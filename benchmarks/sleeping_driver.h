@@ -1,5 +1,5 @@
 // SleepingDriver: a file in memory that takes no lock and sleeps in each
-// transfer, as a disk would.
+// transfer and each flush, as a disk would.
 //
 // Real files serialise buffered writes in the kernel, so that the locks of an
 // engine above them cannot be seen; here every wait that does not overlap the
@@ -27,14 +27,17 @@ class SleepingDriver final : public BlockDriver {
   static std::shared_ptr<SleepingDriver> create(uint64_t capacity_bytes);
   ~SleepingDriver() override;
 
-  // How long each transfer sleeps from now on.
+  // How long each transfer and each flush sleeps from now on.
   void set_delay(absl::Duration delay) {
     delay_ns_ = absl::ToInt64Nanoseconds(delay);
   }
 
+  // How often it was flushed.
+  uint64_t flush_count() const { return flush_count_; }
+
   absl::Status read(const IoVector& qiov, Sector sector) override;
   absl::Status write(const IoVector& qiov, Sector sector) override;
-  absl::Status flush() override { return absl::OkStatus(); }
+  absl::Status flush() override;
   absl::string_view format_name() const override { return "memory"; }
   uint64_t length_bytes() const override { return length_; }
   bool read_only() const override { return false; }
@@ -52,6 +55,7 @@ class SleepingDriver final : public BlockDriver {
   const uint64_t capacity_bytes_;
   std::atomic<uint64_t> length_{0};
   std::atomic<int64_t> delay_ns_{0};
+  std::atomic<uint64_t> flush_count_{0};
 };
 
 }  // namespace spindle::benchmarks
