@@ -65,19 +65,25 @@ SizeArgument parse_size_argument(absl::string_view text) {
   return size;
 }
 
-absl::StatusOr<uint64_t> parse_image_size(absl::string_view text) {
+absl::StatusOr<uint64_t> parse_size_named(absl::string_view what,
+                                          absl::string_view text) {
   const SizeArgument size = parse_size_argument(text);
   if (size.value.has_value()) return *size.value;
+  const std::string invalid = absl::StrCat("Invalid ", what, " specified. ");
   if (size.too_large) {
     return absl::InvalidArgumentError(
-        absl::StrCat("Invalid image size specified. Must be between 0 and ",
+        absl::StrCat(invalid, "Must be between 0 and ",
                      std::numeric_limits<int64_t>::max(), "."));
   }
-  return absl::InvalidArgumentError(
-      "Invalid image size specified. You may use k, M, G, T, P or E suffixes "
-      "for\n"
+  return absl::InvalidArgumentError(absl::StrCat(
+      invalid,
+      "You may use k, M, G, T, P or E suffixes for\n"
       "spindle-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and "
-      "exabytes.");
+      "exabytes."));
+}
+
+absl::StatusOr<uint64_t> parse_image_size(absl::string_view text) {
+  return parse_size_named("image size", text);
 }
 
 OptionList parse_option_list(absl::string_view text) {

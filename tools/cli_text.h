@@ -35,7 +35,10 @@ struct SizeArgument {
 };
 SizeArgument parse_size_argument(absl::string_view text);
 
-// A size that the user gave for an image.  Errors: QEMU's two messages.
+// A size that the user gave for `what` ("image size").  Errors: QEMU's two
+// messages.
+absl::StatusOr<uint64_t> parse_size_named(absl::string_view what,
+                                          absl::string_view text);
 absl::StatusOr<uint64_t> parse_image_size(absl::string_view text);
 
 // "a=1,b=2" with ",," for a comma in a value.  A name alone means "on"; "help"

@@ -19,6 +19,7 @@ Command add_create_command(CLI::App* app);
 Command add_check_command(CLI::App* app);
 Command add_convert_command(CLI::App* app);
 Command add_info_command(CLI::App* app);
+Command add_map_command(CLI::App* app);
 Command add_bench_command(CLI::App* app);
 Command add_snapshot_command(CLI::App* app);
 

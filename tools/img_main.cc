@@ -28,6 +28,7 @@ int main(int argc, char** argv) {
       {"check", spindle::add_check_command},
       {"convert", spindle::add_convert_command},
       {"info", spindle::add_info_command},
+      {"map", spindle::add_map_command},
       {"bench", spindle::add_bench_command},
       {"snapshot", spindle::add_snapshot_command},
   };

@@ -14,14 +14,13 @@
 #include "absl/time/time.h"
 #include "engine/block_driver.h"
 #include "engine/cache_mode.h"
-#include "engine/checked_math.h"
 #include "engine/completion_queue.h"
 #include "engine/errors.h"
 #include "engine/format.h"
 #include "engine/image_opener.h"
-#include "engine/sector.h"
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
+#include "tools/sector_status.h"
 
 namespace spindle {
 namespace {
@@ -122,9 +121,7 @@ IoImage::IoImage(IoTarget target, int overlay_fd,
       executor_(std::move(executor)),
       device_(std::move(device)) {}
 
-uint64_t IoImage::length_bytes() const {
-  return align_up(device_->length_bytes(), kSectorSizeBytes);
-}
+uint64_t IoImage::length_bytes() const { return whole_sectors_bytes(*device_); }
 
 bool IoImage::is_outside(uint64_t offset, uint64_t length) const {
   return offset > length_bytes() || length > length_bytes() - offset;

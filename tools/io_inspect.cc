@@ -17,6 +17,7 @@
 #include "tools/io_image.h"
 #include "tools/io_request.h"
 #include "tools/io_text.h"
+#include "tools/sector_status.h"
 
 namespace spindle {
 namespace {
@@ -31,16 +32,12 @@ absl::StatusOr<AllocatedRun> allocated_run(IoImage& image, ByteRange range) {
   AllocatedRun run;
   while (!range.empty()) {
     const absl::StatusOr<BlockStatus> status =
-        image.device().block_status(range, BlockStatusScope::kThisLayer);
+        sector_status(image.device(), range, BlockStatusScope::kThisLayer);
     if (!status.ok()) return status.status();
     if (run.length != 0 && status->allocated != run.allocated) break;
     run.allocated = status->allocated;
-    // The rest of a partial sector is like what comes before it.
-    const bool last =
-        range.offset + status->length == image.device().length_bytes();
-    const uint64_t length = last ? range.length : status->length;
-    run.length += length;
-    range = {range.offset + length, range.length - length};
+    run.length += status->length;
+    range = {range.offset + status->length, range.length - status->length};
   }
   return run;
 }

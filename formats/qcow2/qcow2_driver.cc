@@ -24,6 +24,7 @@
 #include "formats/qcow2/mapping_changer.h"
 #include "formats/qcow2/runtime_options.h"
 #include "formats/qcow2/snapshots.h"
+#include "formats/qcow2/status_reader.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -102,7 +103,8 @@ class Qcow2Driver final : public BlockDriver {
           compressed_writer(image.get(), &writer),
           changer(image.get()),
           snapshots(image.get()),
-          bitmaps(image.get(), live_bitmaps) {}
+          bitmaps(image.get(), live_bitmaps),
+          status_reader(image.get()) {}
     // Before the first write; again is fine.
     absl::Status prepare_for_writing() {
       absl::Status status = snapshots.prepare_for_writing();
@@ -124,6 +126,7 @@ class Qcow2Driver final : public BlockDriver {
     MappingChanger changer;
     Snapshots snapshots;
     Bitmaps bitmaps;
+    StatusReader status_reader;
   };
 
   // The part of a transfer that lies within the image: the last sector may not.
@@ -356,47 +359,7 @@ absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range,
                                                       BlockStatusScope scope) {
   const Gate::Passage inside(&gate_);
   if (parts_ == nullptr) return inactive_error();
-  Image& image = *parts_->image;
-  MappedRun run;
-  absl::Status status = image.map().lookup({range.offset}, range.length, &run);
-  if (!status.ok()) return status;
-  BlockStatus result;
-  result.length = run.bytes;
-  result.end_of_image = range.offset + run.bytes >= length_bytes();
-  result.allocated = run.kind != ClusterKind::kUnallocated;
-  switch (run.kind) {
-    case ClusterKind::kNormal:
-      result.data = true;
-      result.host_offset = run.host.bytes;
-      return result;
-    case ClusterKind::kCompressed:
-      result.data = result.compressed = true;
-      return result;
-    case ClusterKind::kZeroPlain:
-      result.zero = true;
-      return result;
-    case ClusterKind::kZeroAllocated:
-      result.zero = true;
-      result.host_offset = run.host.bytes;
-      return result;
-    case ClusterKind::kUnallocated:
-      break;
-  }
-  if (!image.has_backing_at({range.offset})) {
-    result.zero = true;
-    return result;
-  }
-  const uint64_t backed =
-      std::min(run.bytes, image.backing()->length_bytes() - range.offset);
-  result.length = backed;
-  result.end_of_image = range.offset + backed >= length_bytes();
-  if (scope == BlockStatusScope::kThisLayer) return result;
-  absl::StatusOr<BlockStatus> below =
-      image.backing()->block_status({range.offset, backed});
-  if (!below.ok()) return below.status();
-  below->end_of_image = range.offset + below->length >= length_bytes();
-  ++below->depth;
-  return below;
+  return parts_->status_reader.status(range, scope);
 }
 
 absl::StatusOr<Header> read_header(BlockDriver* file) {

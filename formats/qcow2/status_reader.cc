@@ -1,0 +1,172 @@
+#include "formats/qcow2/status_reader.h"
+
+#include <algorithm>
+#include <optional>
+#include <vector>
+
+#include "engine/access.h"
+#include "engine/byte_channel.h"
+#include "engine/byte_order.h"
+#include "engine/checked_math.h"
+#include "formats/qcow2/cluster_map.h"
+#include "formats/qcow2/layout.h"
+#include "formats/qcow2/refcount_entry.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+// A call looks at no more slices than this: it holds the gate.
+constexpr int kMaxLookups = 64;
+
+BlockStatus status_of(const MappedRun& run) {
+  BlockStatus status;
+  status.length = run.bytes;
+  status.allocated = run.kind != ClusterKind::kUnallocated;
+  status.compressed = run.kind == ClusterKind::kCompressed;
+  status.data = run.kind == ClusterKind::kNormal || status.compressed;
+  status.zero = run.kind == ClusterKind::kZeroPlain ||
+                run.kind == ClusterKind::kZeroAllocated;
+  if (run.kind == ClusterKind::kNormal ||
+      run.kind == ClusterKind::kZeroAllocated) {
+    status.host_offset = run.host.bytes;
+  }
+  return status;
+}
+
+bool goes_on(const BlockStatus& first, const BlockStatus& next) {
+  const auto expected =
+      first.host_offset.has_value()
+          ? std::optional<uint64_t>(*first.host_offset + first.length)
+          : std::nullopt;
+  return first.allocated == next.allocated && first.data == next.data &&
+         first.zero == next.zero && first.compressed == next.compressed &&
+         next.host_offset == expected;
+}
+
+}  // namespace
+
+absl::StatusOr<BlockStatus> StatusReader::status(ByteRange range,
+                                                 BlockStatusScope scope) {
+  absl::StatusOr<BlockStatus> found = layer_status(range);
+  if (!found.ok()) return found;
+  if (found->data && found->host_offset.has_value()) {
+    absl::Status status = look_for_hole(&*found);
+    if (!status.ok()) return status;
+  }
+  if (!found->allocated) found = backing_status(*found, range, scope);
+  if (!found.ok()) return found;
+  found->end_of_image =
+      range.offset + found->length >= image_.geometry().size_bytes;
+  return found;
+}
+
+absl::StatusOr<BlockStatus> StatusReader::layer_status(ByteRange range) {
+  BlockStatus whole;
+  for (int lookups = 0; lookups < kMaxLookups && whole.length < range.length;
+       ++lookups) {
+    MappedRun run;
+    absl::Status status = image_.map().lookup(
+        {range.offset + whole.length}, range.length - whole.length, &run);
+    if (!status.ok()) return status;
+    const BlockStatus next = status_of(run);
+    if (whole.length == 0) {
+      whole = next;
+    } else if (goes_on(whole, next)) {
+      whole.length += next.length;
+    } else {
+      break;
+    }
+  }
+  return whole;
+}
+
+absl::Status StatusReader::look_for_hole(BlockStatus* status) {
+  const absl::StatusOr<bool> worth_it = has_preallocated_metadata();
+  if (!worth_it.ok()) return worth_it.status();
+  if (!*worth_it) return absl::OkStatus();
+  const absl::StatusOr<BlockStatus> stored =
+      image_.file().block_status({*status->host_offset, status->length});
+  if (!stored.ok()) return stored.status();
+  status->zero = stored->zero;
+  // Behind the end of the file there are zeroes, too.
+  if (!stored->end_of_image || !stored->zero)
+    status->length = std::min(status->length, stored->length);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<BlockStatus> StatusReader::backing_status(
+    BlockStatus unallocated, ByteRange range, BlockStatusScope scope) {
+  BlockStatus result = unallocated;
+  if (!image_.has_backing_at({range.offset})) {
+    result.zero = true;
+    return result;
+  }
+  const uint64_t backing_bytes = image_.backing()->length_bytes();
+  // The backing file's last sector is whole.
+  result.length = std::min(
+      result.length, align_up(backing_bytes, kSectorSizeBytes) - range.offset);
+  if (scope == BlockStatusScope::kThisLayer) return result;
+  absl::StatusOr<BlockStatus> below = image_.backing()->block_status(
+      {range.offset, std::min(result.length, backing_bytes - range.offset)});
+  if (!below.ok()) return below.status();
+  if (range.offset + below->length == backing_bytes)
+    below->length = result.length;
+  ++below->depth;
+  return below;
+}
+
+// Whether clusters are in use that the file system knows nothing of: at least
+// a tenth of them, and more than one.
+absl::StatusOr<bool> StatusReader::has_preallocated_metadata() {
+  const Preallocated known = preallocated_.load(std::memory_order_relaxed);
+  if (known != Preallocated::kUnknown) return known == Preallocated::kYes;
+  const std::optional<uint64_t> stored_bytes =
+      image_.file().child().info().actual_size_bytes;
+  bool found = false;
+  if (stored_bytes.has_value()) {
+    const uint64_t stored = *stored_bytes / image_.geometry().cluster_bytes();
+    const uint64_t threshold = std::max(stored * 10 / 9, stored + 2);
+    const absl::StatusOr<uint64_t> used = count_used_clusters(threshold);
+    // What is damaged shows elsewhere.
+    found = used.ok() && *used >= threshold;
+  }
+  preallocated_.store(found ? Preallocated::kYes : Preallocated::kNo,
+                      std::memory_order_relaxed);
+  return found;
+}
+
+absl::StatusOr<uint64_t> StatusReader::count_used_clusters(uint64_t at_most) {
+  ByteChannel& file = image_.file();
+  const Geometry& geometry = image_.geometry();
+  const Header& header = image_.header();
+  const uint64_t clusters =
+      (file.length_bytes() + geometry.cluster_bytes() - 1) /
+      geometry.cluster_bytes();
+  std::vector<uint8_t> block(geometry.cluster_bytes());
+  uint64_t used = 0;
+  for (uint64_t first = 0; first < clusters && used < at_most;
+       first += geometry.refblock_entries()) {
+    const uint64_t index = first / geometry.refblock_entries();
+    if (index >= header.refcount_table_entry_count()) break;
+    uint8_t entry[kRefcountTableEntryBytes];
+    absl::Status status = file.read(
+        Purpose::kReftableLoad, entry, sizeof(entry),
+        header.refcount_table_offset + index * kRefcountTableEntryBytes);
+    if (!status.ok()) return status;
+    const uint64_t offset = load_big64(entry) & kRefcountTableOffsetMask;
+    if (offset == 0) continue;
+    if (offset > kMaxSizeBytes - geometry.cluster_bytes()) {
+      return absl::DataLossError("a refcount block lies beyond every file");
+    }
+    status =
+        file.read(Purpose::kRefblockLoad, block.data(), block.size(), offset);
+    if (!status.ok()) return status;
+    const uint64_t count =
+        std::min(geometry.refblock_entries(), clusters - first);
+    for (uint64_t i = 0; i < count; ++i)
+      used += load_refcount(block.data(), geometry.refcount_order, i) != 0;
+  }
+  return used;
+}
+
+}  // namespace spindle::qcow2

@@ -1,0 +1,21 @@
+#include "tools/sector_status.h"
+
+#include <algorithm>
+
+#include "engine/checked_math.h"
+
+namespace spindle {
+
+uint64_t whole_sectors_bytes(const BlockDevice& device) {
+  return align_up(device.length_bytes(), kSectorSizeBytes);
+}
+
+absl::StatusOr<BlockStatus> sector_status(BlockDevice& device, ByteRange range,
+                                          BlockStatusScope scope) {
+  absl::StatusOr<BlockStatus> status = device.block_status(range, scope);
+  if (status.ok() && range.offset + status->length == device.length_bytes())
+    status->length = range.length;
+  return status;
+}
+
+}  // namespace spindle
