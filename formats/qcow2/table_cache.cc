@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <new>
 
 #include "absl/base/macros.h"
 #include "engine/byte_order.h"
@@ -11,13 +10,6 @@
 namespace spindle::qcow2 {
 namespace {
 
-// Slices may be read with O_DIRECT.
-constexpr std::align_val_t kSliceAlignment{4096};
-
-uint8_t* allocate_slice_bytes(size_t slice_bytes) {
-  return new (kSliceAlignment) uint8_t[slice_bytes]();
-}
-
 // What is written back is rounded to this: smaller writes save nothing.
 constexpr size_t kDirtyGranularity = 512;
 
@@ -25,12 +17,8 @@ constexpr size_t kDirtyGranularity = 512;
 
 // ---- Slice -----------------------------------------------------------------
 
-void Slice::Free::operator()(uint8_t* bytes) const {
-  operator delete[](bytes, kSliceAlignment);
-}
-
-Slice::Slice(TableCache* cache, HostOffset host, size_t slice_bytes)
-    : cache_(cache), host_(host), bytes_(allocate_slice_bytes(slice_bytes)) {}
+Slice::Slice(TableCache* cache, HostOffset host, SliceMemory* memory)
+    : cache_(cache), host_(host), bytes_(memory->take()) {}
 
 uint64_t Slice::load64(size_t index) const {
   return load_big64(&bytes_[index * 8]);
@@ -80,7 +68,8 @@ TableCache::TableCache(ByteChannel* file, Purpose load_purpose,
     : file_(file),
       load_purpose_(load_purpose),
       slice_bytes_(slice_bytes),
-      capacity_slices_(std::max<uint64_t>(capacity_bytes / slice_bytes, 1)) {}
+      capacity_slices_(std::max<uint64_t>(capacity_bytes / slice_bytes, 1)),
+      memory_(slice_bytes) {}
 
 TableCache::~TableCache() = default;
 
@@ -126,7 +115,7 @@ absl::StatusOr<SliceRef> TableCache::get(HostOffset host) {
       loads = true;
       shard.misses.fetch_add(1, std::memory_order_relaxed);
       // Not through make_unique: the constructor is private.
-      entry.reset(new Slice(this, host, slice_bytes_));
+      entry.reset(new Slice(this, host, &memory_));
       entry->users_.store(1, std::memory_order_relaxed);
       ref = SliceRef(entry.get());
       shard.ring.push_back(entry.get());
@@ -156,8 +145,7 @@ absl::StatusOr<SliceRef> TableCache::get(HostOffset host) {
 }
 
 absl::Status TableCache::load(Slice* slice) {
-  const std::unique_ptr<uint8_t[], Slice::Free> buffer(
-      allocate_slice_bytes(slice_bytes_));
+  const SliceMemory::Piece buffer = memory_.take();
   absl::Status status = file_->read(load_purpose_, buffer.get(), slice_bytes_,
                                     slice->host_.bytes);
   if (!status.ok()) return status;

@@ -34,6 +34,7 @@
 #include "engine/lock_ranks.h"
 #include "engine/metadata_mutex.h"
 #include "formats/qcow2/address.h"
+#include "formats/qcow2/slice_memory.h"
 
 namespace spindle::qcow2 {
 
@@ -74,7 +75,7 @@ class Slice {
   friend class SliceRef;
   enum class State : uint8_t { kLoading, kReady, kFailed };
 
-  Slice(TableCache* cache, HostOffset host, size_t slice_bytes);
+  Slice(TableCache* cache, HostOffset host, SliceMemory* memory);
 
   void mark_dirty(size_t begin, size_t end)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
@@ -86,10 +87,7 @@ class Slice {
   std::atomic<bool> referenced_{true};
   std::atomic<State> state_{State::kLoading};
 
-  struct Free {
-    void operator()(uint8_t* bytes) const;
-  };
-  std::unique_ptr<uint8_t[], Free> bytes_ ABSL_GUARDED_BY(mutex);
+  SliceMemory::Piece bytes_ ABSL_GUARDED_BY(mutex);
   // What differs from the disk; empty if begin == end.
   size_t dirty_begin_ ABSL_GUARDED_BY(mutex) = 0;
   size_t dirty_end_ ABSL_GUARDED_BY(mutex) = 0;
@@ -216,6 +214,7 @@ class TableCache {
   const Purpose load_purpose_;
   const size_t slice_bytes_;
   const size_t capacity_slices_;
+  SliceMemory memory_;  // outlives the slices
 
   std::array<Shard, kShards> shards_;
   // In all shards together.  The capacity is that of the whole cache: slices
