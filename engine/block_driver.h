@@ -234,6 +234,9 @@ class BlockDriver {
   }
   // The driver whose content shows through where this one has none.
   virtual std::shared_ptr<BlockDriver> backing() const { return nullptr; }
+  // The file that its guest data live in, and that the host offsets of
+  // block_status() are in, if that is another one than its own.
+  virtual std::shared_ptr<BlockDriver> data_file() const { return nullptr; }
   // See access.h.
   virtual AccessObserver* access_observer() { return nullptr; }
 

@@ -59,14 +59,16 @@ struct OpenOptions {
 
 enum class ChildRole { kFile, kBacking, kDataFile };
 
-// A file that an image names.  The name is data: it comes from the image.
+// A file that an image names.  The name is data: it comes from the image,
+// unless an option of the caller has replaced it.
 struct ChildRequest {
   std::string filename;
   std::string format;  // empty: the image does not state it
   ChildRole role = ChildRole::kBacking;
   bool read_only = true;
-  // The driver of the file that names the child: relative names start at its
-  // directory.
+  // The driver of the file that names the child: relative names of backing
+  // files start at its directory, those of data files where the process is, as
+  // in QEMU.
   std::string parent_filename;
   // 1 for the backing file of the image itself, and so on.
   int depth = 1;
@@ -141,6 +143,18 @@ class ImageFormat {
   virtual absl::Status check_create(const CreateOptions& options) const {
     static_cast<void>(options);
     return absl::OkStatus();
+  }
+  // A file for the guest's data that create() wants to exist besides `file`.
+  struct NewDataFile {
+    std::string filename;
+    uint64_t length_bytes = 0;
+    OptionMap options;  // for the protocol
+  };
+  // REQUIRES: check_create(options) was OK.
+  virtual absl::StatusOr<std::optional<NewDataFile>> new_data_file(
+      const CreateOptions& options) const {
+    static_cast<void>(options);
+    return std::nullopt;
   }
   // Makes a new, empty image in `file`, which exists and is empty.
   // REQUIRES: options.size_bytes has a value.

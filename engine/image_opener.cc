@@ -181,6 +181,8 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> ImageOpener::open_child(
     absl::Status allowed = policy_.child_policy(request);
     if (!allowed.ok()) return with_context(allowed, describe(request));
   }
+  if (request.role == ChildRole::kDataFile)
+    return open_data_file(request, parent_options, parents);
   if (request.format.empty() && !policy_.probe_backing) {
     return absl::InvalidArgumentError(
         absl::StrCat(describe(request),
@@ -195,6 +197,27 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> ImageOpener::open_child(
       resolve_backing_filename(request.parent_filename, request.filename),
       request.format, options, parents, request.depth);
   if (!child.ok()) return with_context(child.status(), describe(request));
+  return child;
+}
+
+// The guest's bytes as they are: no format, and so nothing to guess.
+absl::StatusOr<std::shared_ptr<BlockDriver>> ImageOpener::open_data_file(
+    const ChildRequest& request, const OpenOptions& options,
+    const Chain& parents) const {
+  OpenOptions of_child = options;
+  of_child.read_only = request.read_only;
+  of_child.driver_options.clear();
+  absl::StatusOr<std::shared_ptr<BlockDriver>> child =
+      open_file(request.filename, of_child);
+  if (!child.ok()) return with_context(child.status(), describe(request));
+  const std::optional<StorageIdentity> identity = (*child)->identity();
+  for (const ChainLink* link = parents.get(); link != nullptr;
+       link = link->parent.get()) {
+    if (!identity.has_value() || link->identity != identity) continue;
+    return absl::DataLossError(absl::StrCat(describe(request),
+                                            " is the file of the image '",
+                                            link->filename, "' itself"));
+  }
   return child;
 }
 
@@ -309,10 +332,48 @@ absl::Status ImageOpener::create(const std::string& filename,
   absl::StatusOr<std::shared_ptr<BlockDriver>> file =
       (*protocol)->open(filename, OpenOptions{});
   if (!file.ok()) return file.status();
-  status = (*format)->create(*file, complete,
-                             context_for(OpenOptions{}, nullptr, 0));
+  status = create_data_file(**format, complete, **file);
+  if (status.ok()) {
+    status = (*format)->create(*file, complete,
+                               context_for(OpenOptions{}, nullptr, 0));
+  }
   absl::Status closed = (*file)->close();
   return status.ok() ? closed : status;
+}
+
+absl::Status ImageOpener::create_data_file(const ImageFormat& format,
+                                           const CreateOptions& options,
+                                           const BlockDriver& image) const {
+  const absl::StatusOr<std::optional<ImageFormat::NewDataFile>> wanted =
+      format.new_data_file(options);
+  if (!wanted.ok() || !wanted->has_value()) return wanted.status();
+  const std::string& filename = (*wanted)->filename;
+  const auto in_context = [&](const absl::Status& status) {
+    return with_context(status, absl::StrCat("data file '", filename, "'"));
+  };
+  if (known_prefix(filename).has_value()) {
+    return in_context(absl::InvalidArgumentError(
+        "a protocol prefix is not followed in a name that an image has"));
+  }
+  OpenOptions look;
+  look.read_only = true;
+  look.lock = false;
+  absl::StatusOr<std::shared_ptr<BlockDriver>> present =
+      open_file(filename, look);
+  if (present.ok()) {
+    const std::optional<StorageIdentity> identity = (*present)->identity();
+    (*present)->close().IgnoreError();
+    if (identity.has_value() && identity == image.identity()) {
+      return in_context(
+          absl::InvalidArgumentError("an image cannot be its own data file"));
+    }
+  }
+  const absl::StatusOr<const StorageProtocol*> protocol =
+      protocol_for(filename);
+  if (!protocol.ok()) return in_context(protocol.status());
+  return in_context((*protocol)->create(
+      filename, (*wanted)->length_bytes,
+      only_listed((*wanted)->options, (*protocol)->create_options())));
 }
 
 // Opens the backing file of a new image, to see that it is one and to learn its

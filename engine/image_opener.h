@@ -2,10 +2,10 @@
 //
 // It is the default answer to "which files may an image open?": a backing file
 // is looked up relative to the image that names it, opened read-only, with the
-// format that the image states; a name is a file name and nothing else (one
-// with a protocol prefix, "json:" or "nbd:", is refused).  Chains that loop or
-// are too deep are refused. An embedder that wants less wraps child_policy, or
-// writes its own OpenChild.
+// format that the image states; a data file is opened as bare storage; a name
+// is a file name and nothing else (one with a protocol prefix, "json:" or
+// "nbd:", is refused).  Chains that loop or are too deep are refused. An
+// embedder that wants less wraps child_policy, or writes its own OpenChild.
 //
 // Thread safety: a const ImageOpener may be used from any thread.
 #ifndef SPINDLE_ENGINE_IMAGE_OPENER_H_
@@ -75,6 +75,12 @@ class ImageOpener {
   // opener, so it may outlive it.
   OpenContext context_for(const OpenOptions& options, const Chain& chain,
                           int depth) const;
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_data_file(
+      const ChildRequest& request, const OpenOptions& options,
+      const Chain& parents) const;
+  absl::Status create_data_file(const ImageFormat& format,
+                                const CreateOptions& options,
+                                const BlockDriver& image) const;
   absl::StatusOr<const ImageFormat*> format_for(
       const std::string& format_name) const;
   absl::StatusOr<const ImageFormat*> guess_format(

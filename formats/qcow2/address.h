@@ -42,6 +42,8 @@ struct Geometry {
   // "Extended L2 Entries": a cluster has 32 subclusters, and its entry a
   // bitmap.
   bool extended_l2 = false;
+  // Guest data live in a file of their own, each cluster at the guest's offset.
+  bool external_data = false;
 
   constexpr uint64_t cluster_bytes() const {
     return uint64_t{1} << cluster_bits;

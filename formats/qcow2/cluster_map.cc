@@ -11,7 +11,28 @@
 
 namespace spindle::qcow2 {
 
+absl::Status ClusterMap::check_external_entry(GuestOffset guest,
+                                              L2Entry entry) const {
+  if (entry.kind() == ClusterKind::kCompressed) {
+    return absl::DataLossError(absl::StrCat(
+        "the L2 entry of guest offset ", guest.bytes,
+        " names a compressed cluster, which an external data file has not"));
+  }
+  const uint64_t wanted = geometry_.cluster_start(guest.bytes);
+  if (!entry.has_host() || entry.host().bytes == wanted)
+    return absl::OkStatus();
+  // A zero cluster without a place of its own, and COPIED: at offset 0.
+  if (entry.kind() == ClusterKind::kZeroPlain) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(
+      "the L2 entry of guest offset ", guest.bytes, " names offset ",
+      entry.host().bytes, " of the external data file: it must be ", wanted));
+}
+
 absl::Status ClusterMap::check_entry(GuestOffset guest, L2Entry entry) const {
+  if (geometry_.external_data) {
+    absl::Status status = check_external_entry(guest, entry);
+    if (!status.ok()) return status;
+  }
   if (geometry_.extended_l2 && !is_valid_bitmap(entry)) {
     return absl::DataLossError(absl::StrFormat(
         "the L2 entry of guest offset %d names host offset %d and has the "
@@ -129,7 +150,7 @@ absl::Status ClusterMap::describe(GuestOffset guest, uint64_t max_bytes,
   size_t index = index_in_slice(guest);
 
   MetadataReaderLock lock(&slice->mutex);
-  const L2Entry first(slice->load64(index));
+  const L2Entry first = load_entry(*slice, geometry_, index);
   absl::Status status = check_entry(guest, first);
   if (!status.ok()) return status;
   run->entry = first;
@@ -146,7 +167,7 @@ absl::Status ClusterMap::describe(GuestOffset guest, uint64_t max_bytes,
   if (has_host) run->host = HostOffset{first.host().bytes + into_cluster};
   uint64_t count = 1;
   while (run->bytes < limit) {
-    const L2Entry next(slice->load64(++index));
+    const L2Entry next = load_entry(*slice, geometry_, ++index);
     const bool follows =
         next.kind() == run->kind && next.copied() == first.copied() &&
         (!has_host ||

@@ -83,6 +83,8 @@ class ClusterMap {
   absl::Status check_entry(GuestOffset guest, L2Entry entry) const;
 
  private:
+  // The same, as far as an external data file asks for it.
+  absl::Status check_external_entry(GuestOffset guest, L2Entry entry) const;
   absl::StatusOr<HostOffset> slice_host(GuestOffset guest) const;
   void describe_missing_table(GuestOffset guest, uint64_t max_bytes,
                               MappedRun* run) const;

@@ -140,7 +140,6 @@ absl::Status read_unsupported(OptionReader* reader) {
   };
   static constexpr Feature kSwitches[] = {
       {"extended_l2", "extended L2 entries (subclusters)"},
-      {"data_file_raw", "an external data file"},
       {"encryption", "encryption"},
   };
   for (const Feature& feature : kSwitches) {
@@ -149,7 +148,6 @@ absl::Status read_unsupported(OptionReader* reader) {
     if (*on) return refuse(feature.option, feature.name);
   }
   static constexpr Feature kValues[] = {
-      {"data_file", "an external data file"},
       {"encrypt.format", "encryption"},
       {"encrypt.cipher-alg", "encryption"},
       {"encrypt.cipher-mode", "encryption"},
@@ -163,6 +161,30 @@ absl::Status read_unsupported(OptionReader* reader) {
     if (reader->take(feature.option).has_value())
       return refuse(feature.option, feature.name);
   }
+  return absl::OkStatus();
+}
+
+absl::Status read_data_file(OptionReader* reader, Header* header) {
+  const std::optional<std::string> name = reader->take("data_file");
+  const absl::StatusOr<bool> raw = reader->take_bool("data_file_raw");
+  if (!raw.ok()) return raw.status();
+  if (!name.has_value()) {
+    if (!*raw) return absl::OkStatus();
+    return absl::InvalidArgumentError("data-file-raw requires data-file");
+  }
+  if (header->version == kVersion2) {
+    return absl::InvalidArgumentError(
+        "External data files are only supported with compatibility level 1.1 "
+        "and above (use version=v3 or greater)");
+  }
+  if (name->empty() || name->size() > kMaxDataFilenameBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("data_file has a name of ", name->size(),
+                     " bytes: it must have 1 to ", kMaxDataFilenameBytes));
+  }
+  header->incompatible_features |= kIncompatibleDataFile;
+  if (*raw) header->autoclear_features |= kAutoclearDataFileRaw;
+  header->extensions.push_back({kExtensionDataFile, *name});
   return absl::OkStatus();
 }
 
@@ -225,6 +247,10 @@ absl::Status read_backing(const CreateOptions& options, Header* header) {
         absl::StrCat("the backing file's name has ", name.size(),
                      " bytes; the limit is ", kMaxBackingFilenameBytes));
   }
+  if (header->data_file_is_raw()) {
+    return absl::InvalidArgumentError(
+        "Backing file and data-file-raw cannot be used at the same time");
+  }
   if (format.size() > kMaxBackingFormatBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("backing format '", format, "' has ", format.size(),
@@ -241,6 +267,10 @@ void add_feature_names(Header* header) {
   if (!header->backing_format.empty()) {
     used += kExtensionHeaderBytes +
             align_up(header->backing_format.size(), kExtensionAlignment);
+  }
+  for (const HeaderExtension& extension : header->extensions) {
+    used += kExtensionHeaderBytes +
+            align_up(extension.data.size(), kExtensionAlignment);
   }
   if (header->cluster_size_bytes() - used >= kFeatureNamesNeedBytes) {
     header->extensions.push_back(default_feature_names());
@@ -298,6 +328,8 @@ class ImageWriter {
   }
 
   absl::Status preallocate() {
+    if (header_.has_data_file() && preallocation_ != Preallocation::kOff)
+      return map(0, 0, cluster_count());
     switch (preallocation_) {
       case Preallocation::kOff:
         return absl::OkStatus();
@@ -477,6 +509,7 @@ absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options) {
   OptionReader reader(options.options);
   absl::Status status = read_version(&reader, &plan.header);
   if (status.ok()) status = read_unsupported(&reader);
+  if (status.ok()) status = read_data_file(&reader, &plan.header);
   if (status.ok()) status = read_compression_type(&reader, &plan.header);
   if (status.ok()) status = read_cluster_size(&reader, &plan.header);
   if (status.ok()) status = read_refcount_bits(&reader, &plan.header);
@@ -489,6 +522,11 @@ absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options) {
       read_preallocation(&reader);
   if (!preallocation.ok()) return preallocation.status();
   plan.preallocation = *preallocation;
+  // Without tables that map it all, nothing would say that it is there.
+  if (plan.header.data_file_is_raw() &&
+      plan.preallocation == Preallocation::kOff) {
+    plan.preallocation = Preallocation::kMetadata;
+  }
   if (plan.preallocation != Preallocation::kOff &&
       !plan.header.backing_filename.empty()) {
     return absl::InvalidArgumentError(

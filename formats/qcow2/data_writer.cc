@@ -5,6 +5,8 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "engine/range_tracker.h"
+#include "formats/qcow2/data_clusters.h"
 #include "formats/qcow2/l2_slice.h"
 #include "formats/qcow2/subclusters.h"
 
@@ -12,6 +14,8 @@ namespace spindle::qcow2 {
 
 absl::Status DataWriter::write(GuestOffset guest, const IoVector& qiov) {
   const uint64_t length = qiov.length_bytes();
+  const DataClusters::Turn turn = image_.data_clusters().take_turn(
+      {guest.bytes, length}, RangeTracker::Mode::kShared);
   // Where the data so far end in the file; 0: nowhere that could be continued.
   uint64_t next_cluster = 0;
   for (uint64_t done = 0; done < length;) {
@@ -41,41 +45,28 @@ absl::Status DataWriter::write(GuestOffset guest, const IoVector& qiov) {
 
 // ---- In place --------------------------------------------------------------
 
-absl::Status DataWriter::check_in_place(const MappedRun& run) {
-  const Geometry& geometry = image_.geometry();
-  const uint64_t first = geometry.cluster_index(run.host.bytes);
-  const uint64_t last = geometry.cluster_index(run.host.bytes + run.bytes - 1);
-  if (const auto metadata =
-          image_.extents().find_overlap({run.host.bytes, run.bytes})) {
-    return absl::DataLossError(
-        absl::StrCat("a write of guest data to host offset ", run.host.bytes,
-                     " would hit the image's ", metadata_kind_name(*metadata)));
-  }
-  if (image_.allocator().is_beyond_high_water({first, last - first + 1})) {
-    return absl::DataLossError(
-        absl::StrCat("guest data is mapped to host offset ", run.host.bytes,
-                     ", beyond the end of the file"));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status DataWriter::write_in_place(const MappedRun& run,
                                         const IoVector& qiov) {
-  const absl::Status legal = check_in_place(run);
+  const absl::Status legal =
+      image_.data_clusters().check_place({run.host.bytes, run.bytes});
   if (!legal.ok()) return image_.corruption().report(legal.message());
-  return image_.file().write(Purpose::kWriteAio, qiov, run.host.bytes);
+  return image_.data().write(Purpose::kWriteAio, qiov, run.host.bytes);
 }
 
 uint64_t DataWriter::try_write(GuestOffset guest, const IoVector& qiov) {
-  if (image_.corruption().is_set()) return 0;
+  // In a raw data file it might have to wait for its turn.
+  if (image_.corruption().is_set() || image_.data_clusters().is_raw()) return 0;
   const uint64_t length = qiov.length_bytes();
   uint64_t done = 0;
   while (done < length) {
     MappedRun run;
     const GuestOffset at{guest.bytes + done};
     if (!image_.map().try_lookup(at, length - done, &run)) return done;
-    if (!run.writable_in_place || !check_in_place(run).ok()) return done;
-    const uint64_t bytes = image_.file().try_write(
+    const ByteRange host{run.host.bytes, run.bytes};
+    if (!run.writable_in_place ||
+        !image_.data_clusters().check_place(host).ok())
+      return done;
+    const uint64_t bytes = image_.data().try_write(
         Purpose::kWriteAio,
         run.bytes == length ? qiov : qiov.slice(done, run.bytes),
         run.host.bytes);
@@ -123,13 +114,13 @@ absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket,
   absl::Status status = slice.status();
   if (status.ok()) {
     status =
-        image_.file().write(Purpose::kClusterAlloc, qiov, ticket.host().bytes);
+        image_.data().write(Purpose::kClusterAlloc, qiov, ticket.host().bytes);
   }
   const FirstWrites::Outcome outcome = image_.first_writes().finish(
       std::move(ticket), status.ok(),
       [&] { publish(slice->get(), first_guest, host, data); });
   if (outcome == FirstWrites::Outcome::kUnpublished)
-    image_.allocator().free_unpublished(host);
+    image_.data_clusters().free_unpublished(host);
   if (!status.ok()) return status;
   return qiov.length_bytes();
 }
@@ -161,7 +152,7 @@ absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket,
       });
   if (outcome == FirstWrites::Outcome::kUnpublished && has_host &&
       !plan.reuses_host) {
-    image_.allocator().free_unpublished(plan.host);
+    image_.data_clusters().free_unpublished(plan.host);
   }
   // Published, by this write or by one that joined it: the old entries are
   // gone.
@@ -267,14 +258,13 @@ absl::Status DataWriter::choose_host(uint64_t next_cluster, Plan* plan) {
   if (plan->reuses_host) {
     plan->host = {geometry.cluster_index(plan->old_entries[0].host().bytes),
                   plan->old_entries.size()};
-    MappedRun run;
-    run.host = HostOffset{geometry.cluster_offset(plan->host.first)};
-    run.bytes = plan->clusters.length;
-    const absl::Status legal = check_in_place(run);
+    const absl::Status legal = image_.data_clusters().check_place(
+        {geometry.cluster_offset(plan->host.first), plan->clusters.length});
     if (!legal.ok()) return image_.corruption().report(legal.message());
   } else {
     absl::StatusOr<Allocator::Allocation> allocation =
-        allocate(next_cluster, plan->old_entries.size());
+        image_.data_clusters().allocate({plan->clusters.offset},
+                                        plan->old_entries.size(), next_cluster);
     if (!allocation.ok()) return allocation.status();
     plan->host = allocation->clusters;
     plan->reads_as_zeroes = allocation->reads_as_zeroes;
@@ -283,18 +273,6 @@ absl::Status DataWriter::choose_host(uint64_t next_cluster, Plan* plan) {
   // Whoever joins may publish, and a discard then free, before this write ends.
   plan->pin = InFlight::Pin(&image_.in_flight(), plan->host);
   return absl::OkStatus();
-}
-
-// A write that goes on where it ended in the file stays in one piece there, as
-// far as there is room: that is where QEMU places it.
-absl::StatusOr<Allocator::Allocation> DataWriter::allocate(
-    uint64_t next_cluster, uint64_t cluster_count) {
-  if (next_cluster != 0) {
-    absl::StatusOr<Allocator::Allocation> behind =
-        image_.allocator().allocate_at(next_cluster, cluster_count);
-    if (!behind.ok() || behind->clusters.count != 0) return behind;
-  }
-  return image_.allocator().allocate(cluster_count);
 }
 
 absl::Status DataWriter::transfer(const Plan& plan, const IoVector& qiov) {
@@ -312,7 +290,7 @@ absl::Status DataWriter::transfer(const Plan& plan, const IoVector& qiov) {
     all.append(IoVector(padding.tail.get(), padding.tail_bytes));
     whole = &all;
   }
-  return image_.file().write(Purpose::kClusterAlloc, *whole, host);
+  return image_.data().write(Purpose::kClusterAlloc, *whole, host);
 }
 
 // ---- Padding ---------------------------------------------------------------
@@ -359,9 +337,10 @@ absl::Status DataWriter::read_padding(const Plan& plan, Padding* padding) {
                 {plan.written.offset, plan.data.offset - plan.written.offset},
                 &padding->head, &padding->head_bytes);
   if (!status.ok()) return status;
+  const uint64_t end = image_.data_clusters().stored_end(plan.written.end());
   return read_side(plan.old_entries.back(),
-                   {plan.data.end(), plan.written.end() - plan.data.end()},
-                   &padding->tail, &padding->tail_bytes);
+                   {plan.data.end(), end - plan.data.end()}, &padding->tail,
+                   &padding->tail_bytes);
 }
 
 // ---- Publishing ------------------------------------------------------------
@@ -370,7 +349,7 @@ void DataWriter::publish(Slice* slice, GuestOffset first_guest,
                          HostClusters host, ByteRange written) {
   const Geometry& geometry = image_.geometry();
   const size_t first_index = image_.map().index_in_slice(first_guest);
-  image_.allocator().note_published(host);
+  image_.data_clusters().note_published(host);
   MetadataLock lock(&slice->mutex);
   slice->note_new_mapping();
   for (uint64_t i = 0; i < host.count; ++i) {

@@ -67,7 +67,6 @@ class DataWriter {
   };
 
   absl::Status write_in_place(const MappedRun& run, const IoVector& qiov);
-  absl::Status check_in_place(const MappedRun& run);
 
   // Writes some bytes from the front; returns how many, 0 if the mapping is to
   // be looked up again.
@@ -88,8 +87,6 @@ class DataWriter {
   bool can_reuse_host(L2Entry entry) const;
   void shorten(size_t cluster_count, Plan* plan) const;
   absl::Status choose_host(uint64_t next_cluster, Plan* plan);
-  absl::StatusOr<Allocator::Allocation> allocate(uint64_t next_cluster,
-                                                 uint64_t cluster_count);
   absl::Status transfer(const Plan& plan, const IoVector& qiov);
   absl::Status read_padding(const Plan& plan, Padding* padding);
   bool needs_no_padding(const Plan& plan) const;

@@ -82,16 +82,23 @@ bool FlushRounds::is_unsettled() const {
 absl::Status FlushRounds::run_round() {
   Snapshot snapshot = take_snapshot();
   if (snapshot.is_clean() && snapshot.drops.empty()) {
-    absl::Status status = parts_.file->flush();
+    absl::Status status = sync_external_data();
+    if (status.ok()) status = parts_.file->flush();
     return status.ok() ? parts_.allocator->reclaim() : status;
   }
-  absl::Status status = write_out(snapshot);
+  absl::Status status = sync_external_data();
+  if (status.ok()) status = write_out(snapshot);
   if (!status.ok()) {
     put_back(&snapshot);
     return status;
   }
   parts_.pending->add_durable(snapshot.drops);
   return parts_.allocator->reclaim();
+}
+
+absl::Status FlushRounds::sync_external_data() {
+  return parts_.external_data == nullptr ? absl::OkStatus()
+                                         : parts_.external_data->flush();
 }
 
 FlushRounds::Snapshot FlushRounds::take_snapshot() {

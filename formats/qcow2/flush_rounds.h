@@ -9,9 +9,10 @@
 //   3. writes L2 slices and L1 entries,
 //   4. syncs: mappings and drops are durable,
 //   5. gives up what the drops freed (Allocator::reclaim).
-// With nothing dirty it is one sync.  Refcounts are lowered only in step 5, so
-// a snapshot never holds a decrement whose drop is not durable, and the phases
-// form no circle.
+// An external data file is synced first of all: what the snapshot maps, or
+// calls zero, is durable there.  With nothing dirty it is one sync.  Refcounts
+// are lowered only in step 5, so a snapshot never holds a decrement whose drop
+// is not durable, and the phases form no circle.
 //
 // Concurrent flushes share rounds: one that arrives during a round waits for
 // the next, which serves all who wait.
@@ -43,6 +44,7 @@ class FlushRounds {
   // All must outlive this.
   struct Parts {
     ByteChannel* file;
+    ByteChannel* external_data;  // null: guest data are in `file`
     TableCache* l2_tables;
     TableCache* refblocks;
     L1Table* l1;
@@ -87,6 +89,7 @@ class FlushRounds {
   bool is_unsettled() const;
   absl::Status run_round();
   Snapshot take_snapshot();
+  absl::Status sync_external_data();
   absl::Status write_out(const Snapshot& snapshot);
   void put_back(Snapshot* snapshot);
   absl::Status write_refcounts(const Snapshot& snapshot);

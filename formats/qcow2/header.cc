@@ -284,6 +284,11 @@ absl::StatusOr<uint64_t> parse_backing_filename(absl::Span<const uint8_t> head,
 }
 
 absl::Status add_extension(HeaderExtension extension, Header* header) {
+  if (extension.type == kExtensionDataFile &&
+      extension.data.size() > kMaxDataFilenameBytes) {
+    return over_limit("length of the data file's name", extension.data.size(),
+                      kMaxDataFilenameBytes);
+  }
   if (extension.type != kExtensionBackingFormat) {
     header->extensions.push_back(std::move(extension));
     return absl::OkStatus();
@@ -382,6 +387,13 @@ absl::Status check_incompatible_features(const Header& header) {
       "qcow2: the image uses unknown incompatible features: ", names));
 }
 
+absl::Status check_data_file(const Header& header) {
+  if (header.has_data_file() || !header.data_file_is_raw())
+    return absl::OkStatus();
+  return bad_field("autoclear_features", header.autoclear_features,
+                   "data-file-raw requires a data file");
+}
+
 absl::Status check_writable(const Header& header) {
   if (header.is_corrupt()) {
     return absl::UnimplementedError(
@@ -392,6 +404,12 @@ absl::Status check_writable(const Header& header) {
 }
 
 }  // namespace
+
+std::string Header::data_filename() const {
+  const HeaderExtension* const name = find_extension(kExtensionDataFile);
+  // A C string to other implementations.
+  return name == nullptr ? "" : name->data.substr(0, name->data.find('\0'));
+}
 
 const HeaderExtension* Header::find_extension(uint32_t type) const {
   const auto found =
@@ -462,12 +480,12 @@ absl::Status check_known(const Header& header) {
 absl::Status check_supported(const Header& header, bool read_only) {
   if (absl::Status status = check_incompatible_features(header); !status.ok())
     return status;
-  if (header.has_data_file()) return unsupported("an external data file");
   if (header.extended_l2())
     return unsupported("extended L2 entries (subclusters)");
   if (header.crypt_method == kCryptAes) return unsupported("AES encryption");
   if (header.crypt_method == kCryptLuks) return unsupported("LUKS encryption");
-  return read_only ? absl::OkStatus() : check_writable(header);
+  absl::Status status = check_data_file(header);
+  return read_only || !status.ok() ? status : check_writable(header);
 }
 
 std::string feature_name(const Header& header, uint8_t type, uint32_t bit) {

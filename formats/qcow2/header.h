@@ -103,6 +103,13 @@ struct Header {
     return (compatible_features & kCompatibleLazyRefcounts) != 0;
   }
 
+  // Guest data live in another file, which reads as the guest's disk by itself.
+  bool data_file_is_raw() const {
+    return (autoclear_features & kAutoclearDataFileRaw) != 0;
+  }
+  // That file's name, as it stands in the image; empty: not stated.
+  std::string data_filename() const;
+
   // Null if there is none of that type.
   const HeaderExtension* find_extension(uint32_t type) const;
 

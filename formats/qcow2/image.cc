@@ -14,6 +14,11 @@ namespace {
 // Inflated clusters that are kept; enough for a few sequential readers.
 constexpr size_t kInflatedCopies = 8;
 
+std::unique_ptr<ByteChannel> channel_to(std::shared_ptr<BlockDriver> driver) {
+  return driver == nullptr ? nullptr
+                           : std::make_unique<ByteChannel>(std::move(driver));
+}
+
 Geometry geometry_of(const Header& header, uint32_t slice_bytes) {
   Geometry geometry;
   geometry.version = header.version;
@@ -22,6 +27,7 @@ Geometry geometry_of(const Header& header, uint32_t slice_bytes) {
   geometry.slice_bytes = slice_bytes;
   geometry.size_bytes = header.size_bytes;
   geometry.extended_l2 = header.extended_l2();
+  geometry.external_data = header.has_data_file();
   return geometry;
 }
 
@@ -29,14 +35,14 @@ Geometry geometry_of(const Header& header, uint32_t slice_bytes) {
 
 Image::Image(std::shared_ptr<BlockDriver> file,
              std::shared_ptr<BlockDriver> backing, const Header& header,
-             const RuntimeOptions& options, LogSink log)
+             const RuntimeOptions& options, LogSink log,
+             std::shared_ptr<BlockDriver> data_file)
     : header_(header),
       options_(options),
       geometry_(geometry_of(header, options.slice_bytes)),
       file_(std::move(file)),
-      backing_(backing == nullptr
-                   ? nullptr
-                   : std::make_unique<ByteChannel>(std::move(backing))),
+      backing_(channel_to(std::move(backing))),
+      external_data_(channel_to(std::move(data_file))),
       corruption_(&file_, header.version >= kVersion3,
                   header.incompatible_features, std::move(log)),
       first_writes_(&geometry_),
@@ -53,16 +59,22 @@ Image::Image(std::shared_ptr<BlockDriver> file,
                   }},
                  {options.reuse, options.punch_holes,
                   file_.child().capabilities().has(Capability::kGrows)}),
-      rounds_({&file_, &l2_tables_, &refblocks_, &l1_, &allocator_, &pending_}),
+      data_clusters_(
+          {&geometry_, &file_, external_data_.get(), &allocator_, &extents_},
+          {header.data_file_is_raw(), options.punch_holes}),
+      rounds_({&file_, external_data_.get(), &l2_tables_, &refblocks_, &l1_,
+               &allocator_, &pending_}),
       map_({&geometry_, &l1_, &l2_tables_, &allocator_, &in_flight_,
             &corruption_, &file_, &extents_, &pending_}) {}
 
 absl::StatusOr<std::unique_ptr<Image>> Image::open(
     std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
-    const Header& header, const RuntimeOptions& options, LogSink log) {
+    const Header& header, const RuntimeOptions& options, LogSink log,
+    std::shared_ptr<BlockDriver> data_file) {
   // Not through make_unique: the constructor is private.
   std::unique_ptr<Image> image(new Image(std::move(file), std::move(backing),
-                                         header, options, std::move(log)));
+                                         header, options, std::move(log),
+                                         std::move(data_file)));
   image->allocator_.note_file_end();
   absl::Status status = image->l1_.load(&image->file_);
   if (!status.ok()) return status;

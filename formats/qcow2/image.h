@@ -21,6 +21,7 @@
 #include "formats/qcow2/allocator.h"
 #include "formats/qcow2/cluster_map.h"
 #include "formats/qcow2/corruption.h"
+#include "formats/qcow2/data_clusters.h"
 #include "formats/qcow2/first_writes.h"
 #include "formats/qcow2/flush_rounds.h"
 #include "formats/qcow2/header.h"
@@ -37,10 +38,11 @@ namespace spindle::qcow2 {
 class Image {
  public:
   // Reads and validates the header and the L1 table; writes nothing.  `backing`
-  // is null where there is none.
+  // and `data_file` are null where there is none.
   static absl::StatusOr<std::unique_ptr<Image>> open(
       std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
-      const Header& header, const RuntimeOptions& options, LogSink log);
+      const Header& header, const RuntimeOptions& options, LogSink log,
+      std::shared_ptr<BlockDriver> data_file = nullptr);
 
   // Reads the refcount table, checks that the image's tables do not overlap,
   // and clears unknown autoclear bits.  Before the first write; again is fine.
@@ -56,6 +58,9 @@ class Image {
   const Geometry& geometry() const { return geometry_; }
 
   ByteChannel& file() { return file_; }
+  // Where guest data live: file(), or an external data file.
+  ByteChannel& data() { return data_clusters_.channel(); }
+  const DataClusters& data_clusters() const { return data_clusters_; }
   // Null if there is none.
   ByteChannel* backing() { return backing_.get(); }
   // True if the backing file has content of its own at or after `guest`.
@@ -76,7 +81,8 @@ class Image {
 
  private:
   Image(std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
-        const Header& header, const RuntimeOptions& options, LogSink log);
+        const Header& header, const RuntimeOptions& options, LogSink log,
+        std::shared_ptr<BlockDriver> data_file);
 
   absl::Status enter_extents();
 
@@ -87,6 +93,7 @@ class Image {
 
   ByteChannel file_;
   const std::unique_ptr<ByteChannel> backing_;
+  const std::unique_ptr<ByteChannel> external_data_;
   InFlight in_flight_;
   PendingFrees pending_;
   MetadataExtents extents_;
@@ -97,6 +104,7 @@ class Image {
   TableCache refblocks_;
   L1Table l1_;
   Allocator allocator_;
+  DataClusters data_clusters_;
   FlushRounds rounds_;
   ClusterMap map_;
 };

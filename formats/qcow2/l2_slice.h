@@ -19,8 +19,12 @@ namespace spindle::qcow2 {
 inline L2Entry load_entry(const Slice& slice, const Geometry& geometry,
                           size_t index)
     ABSL_SHARED_LOCKS_REQUIRED(slice.mutex) {
-  if (!geometry.extended_l2) return L2Entry(slice.load64(index));
-  uint64_t raw = slice.load64(2 * index);
+  uint64_t raw = slice.load64(geometry.extended_l2 ? 2 * index : index);
+  // COPIED says nothing where there is no cluster; offset 0 is one only in an
+  // external data file.
+  if ((raw & (kL2OffsetMask | kL2Compressed)) == 0 && !geometry.external_data)
+    raw &= ~kEntryCopied;
+  if (!geometry.extended_l2) return L2Entry(raw);
   // Of a standard descriptor bit 0 is reserved there, and masked.
   if ((raw & kL2Compressed) == 0) raw &= ~kL2ZeroFlag;
   return L2Entry(raw, slice.load64(2 * index + 1));

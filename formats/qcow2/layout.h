@@ -73,7 +73,8 @@ inline constexpr uint64_t kCompatibleLazyRefcounts = uint64_t{1} << 0;
 inline constexpr uint64_t kAutoclearBitmaps = uint64_t{1} << 0;
 inline constexpr uint64_t kAutoclearDataFileRaw = uint64_t{1} << 1;
 // What a writer here maintains.
-inline constexpr uint64_t kAutoclearKnown = kAutoclearBitmaps;
+inline constexpr uint64_t kAutoclearKnown =
+    kAutoclearBitmaps | kAutoclearDataFileRaw;
 
 // ---- Section "Header extensions" --------------------------------------------
 
@@ -214,6 +215,8 @@ inline constexpr uint64_t kMaxBitmapsBytes = uint64_t{64} << 30;
 inline constexpr uint32_t kMaxBitmapNameBytes = 1023;
 inline constexpr uint32_t kMaxBackingFilenameBytes = 1023;
 inline constexpr uint32_t kMaxBackingFormatBytes = 15;
+// What a file name can have.
+inline constexpr uint32_t kMaxDataFilenameBytes = 4095;
 // Host offsets have 56 bits, section "Cluster mapping".
 inline constexpr uint64_t kMaxHostOffset = (uint64_t{1} << 56) - 1;
 // Guest sizes fit a signed 64-bit file offset.

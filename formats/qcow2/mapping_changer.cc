@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <utility>
+#include <vector>
 
 #include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "engine/range_tracker.h"
+#include "formats/qcow2/data_clusters.h"
 #include "formats/qcow2/l2_slice.h"
 #include "formats/qcow2/subclusters.h"
 
@@ -20,6 +23,11 @@ absl::Status MappingChanger::discard(ByteRange range) {
                            ? align_up(range.end(), geometry.cluster_bytes())
                            : geometry.cluster_start(range.end());
   if (begin >= end) return absl::OkStatus();
+  const DataClusters::Turn turn = image_.data_clusters().take_turn(
+      {begin, end - begin}, RangeTracker::Mode::kExclusive);
+  absl::Status status = image_.data_clusters().zero_raw({begin, end - begin},
+                                                        {.may_unmap = true});
+  if (!status.ok()) return status;
   // Without a backing file a missing table says "zeroes" already; QEMU makes
   // one all the same, and where its placement is wanted, so does this.
   const bool create_tables =
@@ -60,6 +68,10 @@ absl::Status MappingChanger::write_zeroes(ByteRange range,
       backing_is_zero({range.end(), image_end - range.end()});
   if (!behind.ok()) return behind.status();
 
+  const DataClusters::Turn turn =
+      image_.data_clusters().take_turn(range, RangeTracker::Mode::kExclusive);
+  absl::Status raw_zeroed = image_.data_clusters().zero_raw(range, flags);
+  if (!raw_zeroed.ok()) return raw_zeroed;
   const auto replace = [&](GuestOffset guest,
                            L2Entry old) -> std::optional<L2Entry> {
     const uint64_t cluster_end =
@@ -161,6 +173,7 @@ absl::Status MappingChanger::change_in_slice(ByteRange range,
     return slice.status();
   }
   absl::InlinedVector<HostClusters, 16> dropped;
+  std::vector<ByteRange> forgotten;  // of guest clusters
   absl::Status damaged;
   bool could_change = true;
   {
@@ -177,10 +190,16 @@ absl::Status MappingChanger::change_in_slice(ByteRange range,
       if (!could_change) break;
       if (*replacement == old) continue;
       store_entry(slice->get(), geometry, first_index + i, *replacement);
-      if (!replacement->has_host()) dropped.push_back(old.references(geometry));
+      if (replacement->has_host()) continue;
+      dropped.push_back(old.references(geometry));
+      if (!old.has_host()) continue;
+      if (forgotten.empty() || forgotten.back().end() != at.bytes)
+        forgotten.push_back({at.bytes, 0});
+      forgotten.back().length += geometry.cluster_bytes();
     }
   }
   for (const HostClusters& host : dropped) image_.pending().add_dropped(host);
+  for (const ByteRange& range : forgotten) image_.data_clusters().forget(range);
   leave();
   if (!damaged.ok()) return image_.corruption().report(damaged.message());
   if (!could_change)

@@ -21,6 +21,7 @@
 #include "formats/qcow2/data_writer.h"
 #include "formats/qcow2/header.h"
 #include "formats/qcow2/image.h"
+#include "formats/qcow2/image_files.h"
 #include "formats/qcow2/mapping_changer.h"
 #include "formats/qcow2/runtime_options.h"
 #include "formats/qcow2/snapshots.h"
@@ -33,11 +34,10 @@ using Recording = DirtyRecorder::Recording;
 
 class Qcow2Driver final : public BlockDriver {
  public:
-  Qcow2Driver(std::shared_ptr<BlockDriver> file,
-              std::shared_ptr<BlockDriver> backing, OpenOptions options,
-              LogSink log)
-      : file_(std::move(file)),
-        backing_(std::move(backing)),
+  Qcow2Driver(ImageFiles files, OpenOptions options, LogSink log)
+      : files_(std::move(files)),
+        file_(files_.file),
+        backing_(files_.backing),
         options_(std::move(options)),
         log_(std::move(log)),
         read_only_(options_.read_only) {}
@@ -67,6 +67,9 @@ class Qcow2Driver final : public BlockDriver {
     return file_->identity();
   }
   std::shared_ptr<BlockDriver> backing() const override { return backing_; }
+  std::shared_ptr<BlockDriver> data_file() const override {
+    return files_.data_file;
+  }
 
   absl::Status discard(ByteRange range) override;
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) override;
@@ -136,13 +139,12 @@ class Qcow2Driver final : public BlockDriver {
   absl::Status finish_change(absl::Status status);
   // OK if an operation that has the image to itself may change it.
   absl::Status may_change() const;
+  absl::Status may_change_snapshots() const;
 
-  // Gives up and takes again the locks of the files, of all or of none.
-  absl::Status inactivate_files();
-  absl::Status activate_files();
   // What activate() does once it has the locks.
   absl::Status load_again();
 
+  const ImageFiles files_;
   const std::shared_ptr<BlockDriver> file_;
   const std::shared_ptr<BlockDriver> backing_;
   const OpenOptions options_;
@@ -172,7 +174,7 @@ absl::Status Qcow2Driver::load_parts(const Header& header) {
       parse_runtime_options(options_, header);
   if (!runtime.ok()) return runtime.status();
   absl::StatusOr<std::unique_ptr<Image>> image =
-      Image::open(file_, backing_, header, *runtime, log_);
+      Image::open(file_, backing_, header, *runtime, log_, files_.data_file);
   if (!image.ok()) return image.status();
   auto parts = std::make_unique<Parts>(*std::move(image), &live_bitmaps_);
   if (!read_only()) {
@@ -284,6 +286,10 @@ absl::Status Qcow2Driver::write_compressed(const IoVector& qiov,
   {
     const Gate::Passage inside(&gate_);
     if (parts_ == nullptr) return inactive_error();
+    if (files_.data_file != nullptr) {
+      return absl::UnimplementedError(
+          "an external data file has no compressed clusters");
+    }
     const uint64_t within = bytes_within(qiov, sector);
     const Recording recording(live_bitmaps_.recorder(),
                               {sector.byte_offset(), within});
@@ -307,16 +313,15 @@ DriverLimits Qcow2Driver::limits() const {
 Capabilities Qcow2Driver::capabilities() const {
   Capabilities list{Capability::kBlockStatus, Capability::kCheck,
                     Capability::kSnapshots, Capability::kBitmaps};
-  // What the file must be able to do as well.
-  const Capabilities of_file = file_->capabilities();
+  // What the files must be able to do as well.
   for (Capability c :
        {Capability::kReopen, Capability::kInactivate, Capability::kTryRead}) {
-    if (of_file.has(c)) list.add(c);
+    if (files_.can(c)) list.add(c);
   }
   if (read_only()) return list;
   list.add(Capability::kDiscard);
-  list.add(Capability::kWriteCompressed);
-  if (of_file.has(Capability::kTryWrite)) list.add(Capability::kTryWrite);
+  if (files_.data_file == nullptr) list.add(Capability::kWriteCompressed);
+  if (files_.can(Capability::kTryWrite)) list.add(Capability::kTryWrite);
   if (header_.version >= kVersion3 || backing_ == nullptr) {
     list.add(Capability::kWriteZeroes);
     list.add(Capability::kWriteZeroesMayUnmap);
@@ -348,6 +353,11 @@ ImageInfo Qcow2Driver::info() const {
         "lazy refcounts", header.lazy_refcounts() ? "true" : "false");
     info.format_specific.emplace_back("refcount bits",
                                       absl::StrCat(header.refcount_bits()));
+    if (header.has_data_file()) {
+      info.format_specific.emplace_back("data file", header.data_filename());
+      info.format_specific.emplace_back(
+          "data file raw", header.data_file_is_raw() ? "true" : "false");
+    }
     info.format_specific.emplace_back("corrupt",
                                       info.corrupt ? "true" : "false");
     info.format_specific.emplace_back("extended l2", "false");
@@ -418,6 +428,13 @@ absl::Status Qcow2Driver::may_change() const {
   return absl::OkStatus();
 }
 
+// Data in a file of their own are nowhere but at one place, and not counted.
+absl::Status Qcow2Driver::may_change_snapshots() const {
+  if (files_.data_file == nullptr) return may_change();
+  return absl::UnimplementedError(
+      "an image with an external data file has no internal snapshots");
+}
+
 absl::StatusOr<std::vector<SnapshotInfo>> Qcow2Driver::list_snapshots() {
   const Gate::Passage inside(&gate_);
   if (parts_ == nullptr) return inactive_error();
@@ -427,13 +444,13 @@ absl::StatusOr<std::vector<SnapshotInfo>> Qcow2Driver::list_snapshots() {
 absl::StatusOr<SnapshotInfo> Qcow2Driver::create_snapshot(
     const SnapshotInfo& wanted) {
   const Gate::Closure closed(&gate_);
-  if (absl::Status may = may_change(); !may.ok()) return may;
+  if (absl::Status may = may_change_snapshots(); !may.ok()) return may;
   return parts_->snapshots.create(wanted);
 }
 
 absl::Status Qcow2Driver::apply_snapshot(absl::string_view snapshot) {
   const Gate::Closure closed(&gate_);
-  if (absl::Status may = may_change(); !may.ok()) return may;
+  if (absl::Status may = may_change_snapshots(); !may.ok()) return may;
   // They would miss what changes.
   if (!parts_->bitmaps.empty())
     return absl::FailedPreconditionError("Device has active dirty bitmaps");
@@ -442,7 +459,7 @@ absl::Status Qcow2Driver::apply_snapshot(absl::string_view snapshot) {
 
 absl::Status Qcow2Driver::delete_snapshot(absl::string_view snapshot) {
   const Gate::Closure closed(&gate_);
-  if (absl::Status may = may_change(); !may.ok()) return may;
+  if (absl::Status may = may_change_snapshots(); !may.ok()) return may;
   return parts_->snapshots.remove(snapshot);
 }
 
@@ -500,12 +517,12 @@ absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
   const Gate::Closure closed(&gate_);
   if (parts_ == nullptr) return inactive_error();
   // The file is opened anew all the same: that forgets a failed flush.
-  if (options.read_only == read_only()) return file_->reopen(options);
+  if (options.read_only == read_only()) return files_.reopen(options);
   Image& image = *parts_->image;
   if (options.read_only) {
     absl::Status status = parts_->finish_writing();
     if (!status.ok()) return status;
-    status = file_->reopen(options);
+    status = files_.reopen(options);
     // Where it cannot go on with bitmaps that follow, it does not write.
     const bool goes_on = !status.ok() && parts_->bitmaps.mark_in_use().ok();
     read_only_.store(!goes_on, std::memory_order_release);
@@ -518,37 +535,14 @@ absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
         "is repaired when it is opened for writing, not when it is reopened");
   }
   if (status.ok()) status = image.corruption().writes_allowed();
-  if (status.ok()) status = file_->reopen(options);
+  if (status.ok()) status = files_.reopen(options);
   if (!status.ok()) return status;
   status = parts_->prepare_for_writing();
   if (!status.ok()) {
-    file_->reopen(ReopenOptions{.read_only = true}).IgnoreError();
+    files_.reopen(ReopenOptions{.read_only = true}).IgnoreError();
     return status;
   }
   read_only_.store(false, std::memory_order_release);
-  return status;
-}
-
-absl::Status Qcow2Driver::inactivate_files() {
-  const bool with_backing = backing_ != nullptr && backing_->capabilities().has(
-                                                       Capability::kInactivate);
-  absl::Status status =
-      with_backing ? backing_->inactivate() : absl::OkStatus();
-  if (!status.ok()) return status;
-  status = file_->inactivate();
-  if (!status.ok() && with_backing)
-    backing_->activate().IgnoreError();  // the first error counts
-  return status;
-}
-
-absl::Status Qcow2Driver::activate_files() {
-  const bool with_backing = backing_ != nullptr && backing_->capabilities().has(
-                                                       Capability::kInactivate);
-  absl::Status status = with_backing ? backing_->activate() : absl::OkStatus();
-  if (!status.ok()) return status;
-  status = file_->activate();
-  if (!status.ok() && with_backing)
-    backing_->inactivate().IgnoreError();  // the first error counts
   return status;
 }
 
@@ -559,7 +553,7 @@ absl::Status Qcow2Driver::inactivate() {
   absl::Status status;
   if (!read_only()) status = parts_->finish_writing();
   if (!status.ok()) return status;
-  status = inactivate_files();
+  status = files_.inactivate();
   // Still active, but only with bitmaps that follow.
   if (!status.ok() && (read_only() || parts_->bitmaps.mark_in_use().ok()))
     return status;
@@ -611,6 +605,12 @@ absl::Status Qcow2Driver::load_again() {
         "the backing file was '", header_.backing_filename, "' and is now '",
         header->backing_filename, "': the image must be opened anew"));
   }
+  if (header->has_data_file() != header_.has_data_file() ||
+      header->data_filename() != header_.data_filename()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the data file was '", header_.data_filename(), "' and is now '",
+        header->data_filename(), "': the image must be opened anew"));
+  }
   if (!read_only()) status = repair_if_dirty(file_.get(), log_, &*header);
   return status.ok() ? load(*header) : status;
 }
@@ -618,13 +618,13 @@ absl::Status Qcow2Driver::load_again() {
 absl::Status Qcow2Driver::activate() {
   const Gate::Closure closed(&gate_);
   if (parts_ != nullptr) return absl::OkStatus();
-  absl::Status status = activate_files();
+  absl::Status status = files_.activate();
   if (!status.ok()) return status;
   status = load_again();
   // Without the metadata nothing can be done with the file: others may try.
   if (!status.ok()) {
     live_bitmaps_.forget();
-    inactivate_files().IgnoreError();
+    files_.inactivate().IgnoreError();
   }
   return status;
 }
@@ -633,36 +633,8 @@ absl::Status Qcow2Driver::close() {
   absl::Status status;
   // Inactive, the file is somebody else's.
   if (!read_only() && parts_ != nullptr) status = parts_->finish_writing();
-  absl::Status closed = file_->close();
-  if (status.ok()) status = std::move(closed);
-  if (backing_ == nullptr) return status;
-  closed = backing_->close();
+  const absl::Status closed = files_.close();
   return status.ok() ? closed : status;
-}
-
-absl::StatusOr<std::shared_ptr<BlockDriver>> open_backing(
-    const Header& header, const BlockDriver& file, const OpenOptions& options,
-    const OpenContext& context) {
-  if (header.backing_filename.empty() || !options.open_backing) return nullptr;
-  if (!context.open_child) {
-    return absl::PermissionDeniedError(absl::StrCat(
-        "the image names the backing file '", header.backing_filename,
-        "', and nothing allows to open it"));
-  }
-  ChildRequest request;
-  request.filename = header.backing_filename;
-  request.format = header.backing_format;
-  request.role = ChildRole::kBacking;
-  request.parent_filename = file.filename();
-  request.depth = context.depth + 1;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> backing =
-      context.open_child(request);
-  if (!backing.ok()) {
-    return with_context(
-        backing.status(),
-        absl::StrCat("backing file '", header.backing_filename, "'"));
-  }
-  return backing;
 }
 
 }  // namespace
@@ -675,15 +647,15 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, options.read_only);
   if (!status.ok()) return status;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> backing =
-      open_backing(*header, *file, options, context);
-  if (!backing.ok()) return backing.status();
+  absl::StatusOr<ImageFiles> files =
+      open_image_files(file, *header, options, context);
+  if (!files.ok()) return files.status();
   if (!options.read_only) {
     status = repair_if_dirty(file.get(), context.log, &*header);
     if (!status.ok()) return status;
   }
-  auto driver = std::make_shared<Qcow2Driver>(
-      std::move(file), *std::move(backing), options, context.log);
+  auto driver =
+      std::make_shared<Qcow2Driver>(*std::move(files), options, context.log);
   status = driver->load(*header);
   if (!status.ok()) return status;
   return driver;

@@ -1,6 +1,7 @@
 #include "formats/qcow2/qcow2_format.h"
 
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -53,9 +54,9 @@ class Qcow2Format final : public ImageFormat {
         {"compat", "<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"},
         {"compression_type", "<str>",
          "Method of compressed clusters (zlib, zstd)"},
-        {"data_file", "<str>", "File name of an external data file (not yet)"},
+        {"data_file", "<str>", "File name of an external data file"},
         {"data_file_raw", "<bool (on/off)>",
-         "The data file stays a raw image (not yet)"},
+         "The external data file must stay valid as a raw image"},
         {"encrypt.cipher-alg", "<str>", "Encryption (not yet)"},
         {"encrypt.cipher-mode", "<str>", "Encryption (not yet)"},
         {"encrypt.format", "<str>", "Encryption (not yet)"},
@@ -72,6 +73,23 @@ class Qcow2Format final : public ImageFormat {
         {"refcount_bits", "<num>", "Width of a reference count entry in bits"},
         {"size", "<size>", "Virtual disk size"},
     };
+  }
+
+  absl::StatusOr<std::optional<NewDataFile>> new_data_file(
+      const CreateOptions& options) const override {
+    const absl::StatusOr<CreatePlan> plan = plan_create(options);
+    if (!plan.ok()) return plan.status();
+    if (!plan->header.has_data_file()) return std::nullopt;
+    NewDataFile file;
+    file.filename = plan->header.data_filename();
+    file.length_bytes = plan->header.size_bytes;
+    const auto preallocation = options.options.find("preallocation");
+    // Of metadata there is none.
+    if (preallocation != options.options.end() &&
+        preallocation->second != "metadata") {
+      file.options.insert(*preallocation);
+    }
+    return file;
   }
 
   bool supports_backing() const override { return true; }

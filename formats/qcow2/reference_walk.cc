@@ -147,7 +147,11 @@ void ReferenceWalk::count_standard(const L2TableBytes& table,
   if ((raw & kL2StandardReservedMask) != 0)
     findings->corruption({Finding::Kind::kL2ReservedBits, false, raw});
   const uint64_t offset = L2Entry(raw).host().bytes;
-  if (offset == 0) {
+  // Where the guest's first cluster stands in an external data file.
+  const bool is_at_zero = context_->header.has_data_file() &&
+                          (raw & kEntryCopied) != 0 &&
+                          (extended || (raw & kL2ZeroFlag) == 0);
+  if (offset == 0 && !is_at_zero) {
     // Only what has a place can be allocated.
     if (extended && (bitmap & UINT32_MAX) != 0)
       findings->corruption({Finding::Kind::kUnallocatedSubclusters});

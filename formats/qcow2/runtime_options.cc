@@ -7,6 +7,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "formats/qcow2/image_files.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -86,6 +87,7 @@ absl::StatusOr<Sizes> collect(const OpenOptions& options, const Header& header,
           text == "lowest" ? ReusePolicy::kLowest : ReusePolicy::kLazy;
       continue;
     }
+    if (name == kDataFileOption) continue;  // for open_image_files()
     const bool is_known = name == "l2-cache-size" ||
                           name == "refcount-cache-size" ||
                           name == "cache-size" || name == "l2-cache-entry-size";
@@ -93,7 +95,7 @@ absl::StatusOr<Sizes> collect(const OpenOptions& options, const Header& header,
       return absl::InvalidArgumentError(absl::StrCat(
           "unknown option ", name,
           " for qcow2; known are l2-cache-size, refcount-cache-size, ",
-          "cache-size, l2-cache-entry-size and reuse"));
+          "cache-size, l2-cache-entry-size, reuse and ", kDataFileOption));
     }
     const absl::StatusOr<uint64_t> value = parse_size(name, text);
     if (!value.ok()) return value.status();

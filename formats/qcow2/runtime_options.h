@@ -9,6 +9,7 @@
 //   cluster
 //                        size; default 4 KiB
 //   reuse                "lowest" or "lazy" (default): see Allocator
+//   data-file.filename   the external data file, whatever the image says
 //
 // Thread safety: values.
 #ifndef SPINDLE_FORMATS_QCOW2_RUNTIME_OPTIONS_H_

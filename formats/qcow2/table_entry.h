@@ -71,12 +71,18 @@ class L2Entry {
   }
   constexpr bool copied() const { return (raw_ & kEntryCopied) != 0; }
   constexpr HostOffset host() const { return HostOffset{raw_ & kL2OffsetMask}; }
-  constexpr bool has_host() const { return host().bytes != 0; }
+  // In an external data file a cluster may stand at offset 0, which COPIED says
+  // (load_entry() sees to it that it does so only there).
+  constexpr bool has_host() const {
+    return host().bytes != 0 || (copied() && (raw_ & kL2Compressed) == 0);
+  }
 
   constexpr ClusterKind kind() const {
     if ((raw_ & kL2Compressed) != 0) return ClusterKind::kCompressed;
     if ((raw_ & kL2ZeroFlag) != 0) {
-      return has_host() ? ClusterKind::kZeroAllocated : ClusterKind::kZeroPlain;
+      // As QEMU sees it, one that only COPIED tells of is not kept.
+      return host().bytes != 0 ? ClusterKind::kZeroAllocated
+                               : ClusterKind::kZeroPlain;
     }
     return has_host() ? ClusterKind::kNormal : ClusterKind::kUnallocated;
   }
@@ -99,7 +105,7 @@ class L2Entry {
           geometry.cluster_index(extent.host.bytes + extent.bytes - 1);
       return {first, last - first + 1};
     }
-    if (!has_host()) return {};
+    if (!has_host() || geometry.external_data) return {};
     return {geometry.cluster_index(host().bytes), 1};
   }
 

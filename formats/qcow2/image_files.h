@@ -1,0 +1,55 @@
+// ImageFiles: the files that an image consists of: its own, the backing file,
+// the external data file; opened and handled as one.
+//
+// Names that an image states are data: they are opened through
+// OpenContext::open_child, so the embedder decides.
+//
+// Thread safety: a const ImageFiles, from any thread; the life cycle calls, one
+// at a time.
+#ifndef SPINDLE_FORMATS_QCOW2_IMAGE_FILES_H_
+#define SPINDLE_FORMATS_QCOW2_IMAGE_FILES_H_
+
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "engine/block_driver.h"
+#include "engine/format.h"
+#include "formats/qcow2/header.h"
+
+namespace spindle::qcow2 {
+
+// The option that names the data file, whatever the image says.
+inline constexpr absl::string_view kDataFileOption = "data-file.filename";
+
+struct ImageFiles {
+  std::shared_ptr<BlockDriver> file;
+  std::shared_ptr<BlockDriver> backing;    // null: none
+  std::shared_ptr<BlockDriver> data_file;  // null: data are in `file`
+
+  // Those that hold the image itself can all do that.
+  bool can(Capability capability) const;
+
+  // Of all or of none; the first error counts.  reopen() leaves the backing
+  // file alone.
+  absl::Status reopen(const ReopenOptions& options) const;
+  absl::Status inactivate() const;
+  absl::Status activate() const;
+  // Of all, whatever happens.
+  absl::Status close() const;
+};
+
+// Opens what `header` names besides `file`.
+// Errors: kPermissionDenied where nothing may be opened; kInvalidArgument for a
+// data file that is missing, is given to an image that has none, or is the
+// image's own file; those of open_child.
+absl::StatusOr<ImageFiles> open_image_files(std::shared_ptr<BlockDriver> file,
+                                            const Header& header,
+                                            const OpenOptions& options,
+                                            const OpenContext& context);
+
+}  // namespace spindle::qcow2
+
+#endif  // SPINDLE_FORMATS_QCOW2_IMAGE_FILES_H_
