@@ -371,9 +371,9 @@ absl::Status ImageOpener::create_data_file(const ImageFormat& format,
   const absl::StatusOr<const StorageProtocol*> protocol =
       protocol_for(filename);
   if (!protocol.ok()) return in_context(protocol.status());
-  return in_context((*protocol)->create(
+  return (*protocol)->create(
       filename, (*wanted)->length_bytes,
-      only_listed((*wanted)->options, (*protocol)->create_options())));
+      only_listed((*wanted)->options, (*protocol)->create_options()));
 }
 
 // Opens the backing file of a new image, to see that it is one and to learn its

@@ -82,11 +82,9 @@ Json describe_qcow2(const qcow2::Header& header) {
         header.crypt_method == qcow2::kCryptLuks ? "luks" : "aes";
   }
   if (header.has_data_file()) {
-    const qcow2::HeaderExtension* name =
-        header.find_extension(qcow2::kExtensionDataFile);
-    if (name != nullptr) data["data-file"] = name->data;
-    data["data-file-raw"] =
-        (header.autoclear_features & qcow2::kAutoclearDataFileRaw) != 0;
+    if (header.find_extension(qcow2::kExtensionDataFile) != nullptr)
+      data["data-file"] = header.data_filename();
+    data["data-file-raw"] = header.data_file_is_raw();
   }
   if (version3) {
     data["corrupt"] = header.is_corrupt();

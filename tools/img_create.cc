@@ -48,6 +48,7 @@ constexpr PrintedOption kPrintedOfQcow2[] = {
     {"preallocation", nullptr}, {"compression_type", "zlib"},
     {"size", nullptr},          {"compat", nullptr},
     {"backing_file", nullptr},  {"backing_fmt", nullptr},
+    {"data_file", nullptr},     {"data_file_raw", nullptr},
     {"lazy_refcounts", "off"},  {"refcount_bits", "16"},
 };
 constexpr PrintedOption kPrintedOfOthers[] = {

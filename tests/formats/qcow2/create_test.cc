@@ -280,8 +280,6 @@ TEST(Create, RefusesFeaturesThatAreMissingByName) {
     const char* options;
     const char* message;
   } cases[] = {
-      {"data_file=x", "external data file"},
-      {"data_file_raw=on", "external data file"},
       {"extended_l2=on", "extended L2"},
       {"encryption=on", "encryption"},
       {"encrypt.format=luks", "encryption"},
@@ -292,6 +290,25 @@ TEST(Create, RefusesFeaturesThatAreMissingByName) {
         plan_create(to_options({512, c.options, "", ""})).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented)
         << c.options << ": " << status;
+    EXPECT_NE(status.message().find(c.message), std::string::npos) << status;
+  }
+}
+
+TEST(Create, RefusesDataFilesThatMakeNoSense) {
+  const struct {
+    Case create;
+    const char* message;
+  } cases[] = {
+      {{512, "data_file_raw=on", "", ""}, "data-file-raw requires data-file"},
+      {{512, "data_file=x,compat=0.10", "", ""},
+       "External data files are only supported with compatibility level 1.1"},
+      {{512, "data_file=x,data_file_raw=on", "base", "raw"},
+       "Backing file and data-file-raw cannot be used at the same time"},
+      {{512, "data_file=", "", ""}, "1 to 4095"},
+  };
+  for (const auto& c : cases) {
+    const absl::Status status = plan_create(to_options(c.create)).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << status;
     EXPECT_NE(status.message().find(c.message), std::string::npos) << status;
   }
 }

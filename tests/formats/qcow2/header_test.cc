@@ -281,9 +281,6 @@ TEST(Header, RefusesFeaturesThatAreMissingByName) {
     std::function<void(Header*)> apply;
     bool only_for_writing;
   } cases[] = {
-      {"data file",
-       [](Header* h) { h->incompatible_features = kIncompatibleDataFile; },
-       false},
       {"extended L2",
        [](Header* h) { h->incompatible_features = kIncompatibleExtendedL2; },
        false},

@@ -107,9 +107,6 @@ TEST(Qcow2Open, RefusesFeaturesByNameAndTouchesNothing) {
     std::string bytes;
     bool opens_read_only;
   } cases[] = {
-      {"data file",
-       made_by({create(path, absl::StrCat("data_file=", path, ".data"))}, path),
-       false},
       {"extended l2", made_by({create(path, "extended_l2=on")}, path), false},
       {"luks", luks, false},
       {"aes", aes, false},
@@ -135,7 +132,6 @@ TEST(Qcow2Open, RefusesFeaturesByNameAndTouchesNothing) {
       EXPECT_EQ(file.driver->count(AccessKind::kWrite), 0u);
     }
   }
-  ::unlink(absl::StrCat(path, ".data").c_str());
 }
 
 // Crafted tables, refused for writing; each with the byte offset and the number

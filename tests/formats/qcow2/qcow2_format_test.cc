@@ -102,7 +102,7 @@ TEST(Qcow2Format, RefusesOptionsBeforeItTouchesTheFile) {
       {"compression_type", "lz4", absl::StatusCode::kInvalidArgument},
       {"extended_l2", "on", absl::StatusCode::kUnimplemented},
       {"encryption", "on", absl::StatusCode::kUnimplemented},
-      {"data_file", "x", absl::StatusCode::kUnimplemented},
+      {"data_file_raw", "on", absl::StatusCode::kInvalidArgument},
   };
   for (const auto& c : cases) {
     SCOPED_TRACE(c.name);
