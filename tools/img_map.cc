@@ -106,15 +106,14 @@ class Printer {
     std::printf("}");
   }
   std::string filename_at(int depth) const {
-    std::string filename = device_.driver().filename();
-    std::shared_ptr<BlockDriver> driver;
+    // Each is owned by the one above it.
+    const BlockDriver* driver = &device_.driver();
     for (; depth > 0; --depth) {
-      driver =
-          driver == nullptr ? device_.driver().backing() : driver->backing();
+      driver = driver->backing().get();
       if (driver == nullptr) return {};
-      filename = driver->filename();
     }
-    return filename;
+    const std::shared_ptr<BlockDriver> data_file = driver->data_file();
+    return data_file != nullptr ? data_file->filename() : driver->filename();
   }
 
   const bool json_;

@@ -85,7 +85,7 @@ absl::Status StatusReader::look_for_hole(BlockStatus* status) {
   if (!worth_it.ok()) return worth_it.status();
   if (!*worth_it) return absl::OkStatus();
   const absl::StatusOr<BlockStatus> stored =
-      image_.file().block_status({*status->host_offset, status->length});
+      image_.data().block_status({*status->host_offset, status->length});
   if (!stored.ok()) return stored.status();
   status->zero = stored->zero;
   // Behind the end of the file there are zeroes, too.

@@ -185,6 +185,21 @@ TEST_F(DataFileTool, CheckFindsWhatQemuFinds) {
   }
 }
 
+TEST_F(DataFileTool, MapNamesTheDataFile) {
+  for (const char* raw : {"off", "on"}) {
+    SCOPED_TRACE(raw);
+    ASSERT_EQ(qemu(absl::StrCat("create -q -f qcow2 -o data_file=d,",
+                                "data_file_raw=", raw, " x 2M"))
+                  .exit_code,
+              0);
+    ASSERT_EQ(run("qemu-io", "-c 'write -P 7 100k 300k' -c 'write -z 1M 64k' x")
+                  .exit_code,
+              0);
+    for (const char* command : {"map x", "map --output=json x"})
+      EXPECT_EQ(ours(command).output, qemu(command).output);
+  }
+}
+
 TEST_F(DataFileTool, ConvertsBothWays) {
   ASSERT_EQ(qemu("create -q -f raw source 3M").exit_code, 0);
   const ImageFile source{in_folder("source"), "raw"};
