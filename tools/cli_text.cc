@@ -119,6 +119,12 @@ std::string escape_option_value(absl::string_view value) {
   return absl::StrReplaceAll(value, {{",", ",,"}});
 }
 
+OpenOptions tool_open_options(absl::string_view format) {
+  OpenOptions options;
+  if (format == "qcow2") options.driver_options["reuse"] = "lowest";
+  return options;
+}
+
 std::string describe_options(const std::vector<OptionHelp>& options) {
   std::string text;
   for (const OptionHelp& option : options) {

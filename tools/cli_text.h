@@ -51,6 +51,9 @@ OptionList parse_option_list(absl::string_view text);
 // A value as it would be written in such a list.
 std::string escape_option_value(absl::string_view value);
 
+// How the tools open an image: clusters are taken where QEMU takes them.
+OpenOptions tool_open_options(absl::string_view format);
+
 // "  name=<type>  - help" for each.
 std::string describe_options(const std::vector<OptionHelp>& options);
 

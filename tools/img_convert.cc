@@ -1,10 +1,13 @@
 // spindle-img convert: copy an image's content into a new image.
+#include <sys/stat.h>
+
 #include <CLI/CLI.hpp>
 #include <csignal>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,7 +16,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "engine/block_device.h"
-#include "engine/checked_math.h"
+#include "engine/cache_mode.h"
 #include "engine/errors.h"
 #include "engine/format.h"
 #include "engine/image_opener.h"
@@ -26,12 +29,16 @@
 #include "tools/image_copier.h"
 #include "tools/new_file.h"
 #include "tools/progress_bar.h"
+#include "tools/sector_status.h"
 
 namespace spindle {
 namespace {
 
 // As qemu-img allows.
 constexpr size_t kMaxCoroutines = 16;
+
+// As qemu-img allows.
+constexpr uint64_t kMaxSparseBytes = uint64_t{16} << 20;
 
 struct ConvertArguments {
   std::string source;
@@ -40,6 +47,15 @@ struct ConvertArguments {
   std::string target_format = "raw";
   std::vector<std::string> options;
   size_t coroutines = 8;
+  std::string backing_filename;
+  std::string backing_format;
+  std::string min_zeroes;
+  std::string rate_limit;
+  std::string source_cache = "writeback";
+  std::string target_cache = "unsafe";
+  bool force_share = false;
+  bool skip_create = false;
+  bool target_is_zero = false;
   bool compress = false;
   bool out_of_order = false;
   bool progress = false;
@@ -48,14 +64,15 @@ struct ConvertArguments {
 
 absl::StatusOr<std::unique_ptr<BlockDevice>> open_device(
     const ImageOpener& opener, const std::string& filename,
-    const std::string& format, bool read_only, Executor* executor) {
-  OpenOptions options;
-  options.read_only = read_only;
+    const std::string& format, OpenOptions options, CacheMode cache_mode,
+    Executor* executor) {
+  apply_cache_mode(cache_mode, &options);
   absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
       opener.open(filename, format, options);
   BlockDeviceOptions device_options;
   // Compression is work for every processor.
   device_options.max_workers = executor->width();
+  device_options.cache_mode = cache_mode;
   absl::StatusOr<std::unique_ptr<BlockDevice>> device =
       driver.ok()
           ? BlockDevice::create(*std::move(driver), executor, device_options)
@@ -67,6 +84,14 @@ absl::StatusOr<std::unique_ptr<BlockDevice>> open_device(
   return device;
 }
 
+// What the arguments come to.
+struct ConvertPlan {
+  CreateOptions create;
+  CopyOptions copy;
+  CacheMode source_cache;
+  CacheMode target_cache;
+};
+
 absl::Status check_target(const ConvertArguments& arguments,
                           const BlockDevice& target, uint64_t length_bytes) {
   if (arguments.compress &&
@@ -74,19 +99,26 @@ absl::Status check_target(const ConvertArguments& arguments,
     return absl::UnimplementedError(
         "Compression not supported for this file format");
   }
-  if (target.length_bytes() >= length_bytes) return absl::OkStatus();
-  return absl::InternalError(absl::StrCat("the new image has ",
-                                          target.length_bytes(), " bytes, not ",
-                                          length_bytes));
+  if (whole_sectors_bytes(target) >= length_bytes) return absl::OkStatus();
+  return absl::InvalidArgumentError("output file is smaller than input file");
 }
 
-absl::Status copy(const ConvertArguments& arguments, BlockDevice& source,
-                  BlockDevice& target) {
+// A new file reads as zeroes; what else is there does not.
+bool is_block_device(const std::string& filename) {
+  struct stat facts = {};
+  return ::stat(filename.c_str(), &facts) == 0 && S_ISBLK(facts.st_mode);
+}
+
+absl::Status copy(const ConvertArguments& arguments, CopyOptions options,
+                  BlockDevice& source, BlockDevice& target) {
   ProgressBar bar;
-  CopyOptions options;
   options.compress = arguments.compress;
   options.in_order = !arguments.out_of_order;
   options.max_pieces = arguments.coroutines;
+  const bool is_new =
+      !arguments.skip_create && !is_block_device(arguments.target);
+  options.target_reads_as_zeroes =
+      !options.target_has_backing && (is_new || arguments.target_is_zero);
   if (arguments.progress && !arguments.quiet) {
     options.progress = [&](double fraction) { bar.update(fraction, "copied"); };
   }
@@ -95,40 +127,118 @@ absl::Status copy(const ConvertArguments& arguments, BlockDevice& source,
 
 // Makes the target and fills it.
 absl::Status convert(const ConvertArguments& arguments,
-                     const ImageOpener& opener, CreateOptions create,
+                     const ImageOpener& opener, ConvertPlan plan,
                      BlockDevice& source, Executor* executor) {
-  const uint64_t length = align_up(source.length_bytes(), kSectorSizeBytes);
-  create.size_bytes = length;
-  absl::Status status =
-      opener.create(arguments.target, arguments.target_format, create);
+  const uint64_t length = whole_sectors_bytes(source);
+  plan.create.size_bytes = length;
+  absl::Status status;
+  if (!arguments.skip_create) {
+    status =
+        opener.create(arguments.target, arguments.target_format, plan.create);
+  }
   if (!status.ok()) {
     return with_context(
         status, absl::StrCat(arguments.target, ": error while converting ",
                              arguments.target_format));
   }
-  absl::StatusOr<std::unique_ptr<BlockDevice>> target =
-      open_device(opener, arguments.target, arguments.target_format,
-                  /*read_only=*/false, executor);
+  absl::StatusOr<std::unique_ptr<BlockDevice>> target = open_device(
+      opener, arguments.target, arguments.target_format,
+      tool_open_options(arguments.target_format), plan.target_cache, executor);
   if (!target.ok()) return target.status();
   status = check_target(arguments, **target, length);
-  if (status.ok()) status = copy(arguments, source, **target);
+  if (status.ok()) status = copy(arguments, plan.copy, source, **target);
   const absl::Status closed = (*target)->close();
   return status.ok() ? closed : status;
 }
 
-absl::StatusOr<CreateOptions> read_options(const ConvertArguments& arguments) {
+absl::StatusOr<CreateOptions> read_create_options(
+    const ConvertArguments& arguments) {
   CreateOptions create;
+  create.backing_filename = arguments.backing_filename;
+  create.backing_format = arguments.backing_format;
   for (const std::string& text : arguments.options) {
-    for (const auto& [name, value] : parse_option_list(text).options)
-      create.options[name] = value;
-  }
-  for (const char* name : {"size", "backing_file", "backing_fmt"}) {
-    if (create.options.contains(name)) {
-      return absl::UnimplementedError(
-          absl::StrCat("option '", name, "' is not supported by convert"));
+    for (const auto& [name, value] : parse_option_list(text).options) {
+      if (name == "backing_file") {
+        create.backing_filename = value;
+      } else if (name == "backing_fmt") {
+        create.backing_format = value;
+      } else if (name == "size") {
+        return absl::UnimplementedError(
+            "option 'size' is not supported by convert");
+      } else {
+        create.options[name] = value;
+      }
     }
   }
+  if (arguments.skip_create) {
+    if (!arguments.options.empty()) {
+      return absl::InvalidArgumentError(
+          "-o has no effect when skipping image creation");
+    }
+    return create;
+  }
+  if (arguments.target_is_zero) {
+    return absl::InvalidArgumentError(
+        "--target-is-zero requires use of -n flag");
+  }
+  if (!create.backing_filename.empty() && create.backing_format.empty()) {
+    return absl::InvalidArgumentError(
+        "Use of backing file requires explicit backing format");
+  }
+  const ImageFormat* format =
+      builtin_drivers().find_format(arguments.target_format);
+  if (!create.backing_filename.empty() && !format->supports_backing()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Backing file not supported for file format '",
+                     arguments.target_format, "'"));
+  }
   return create;
+}
+
+absl::Status read_copy_options(const ConvertArguments& arguments,
+                               CopyOptions* copy) {
+  if (!arguments.min_zeroes.empty()) {
+    const auto bytes =
+        parse_size_named("buffer size for sparse output", arguments.min_zeroes);
+    if (!bytes.ok()) return bytes.status();
+    if (*bytes % kSectorSizeBytes != 0 || *bytes > kMaxSparseBytes) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "Invalid buffer size for sparse output specified. Valid sizes are "
+          "multiples of ",
+          kSectorSizeBytes, " up to ", kMaxSparseBytes,
+          ". Select 0 to disable sparse detection (fully allocates output)."));
+    }
+    copy->min_zeroes_bytes = *bytes;
+  }
+  if (!arguments.rate_limit.empty()) {
+    const auto rate = parse_size_named("rate limit", arguments.rate_limit);
+    if (!rate.ok()) return rate.status();
+    copy->bytes_per_second = *rate;
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ConvertPlan> make_plan(const ConvertArguments& arguments) {
+  ConvertPlan plan;
+  absl::Status status = read_copy_options(arguments, &plan.copy);
+  if (!status.ok()) return status;
+  const auto source_cache = parse_cache_mode(arguments.source_cache);
+  if (!source_cache.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Invalid source cache option: ", arguments.source_cache));
+  }
+  const auto target_cache = parse_cache_mode(arguments.target_cache);
+  if (!target_cache.ok()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Invalid cache option: ", arguments.target_cache));
+  }
+  plan.source_cache = *source_cache;
+  plan.target_cache = *target_cache;
+  absl::StatusOr<CreateOptions> create = read_create_options(arguments);
+  if (!create.ok()) return create.status();
+  plan.create = *std::move(create);
+  plan.copy.target_has_backing = !plan.create.backing_filename.empty();
+  return plan;
 }
 
 int print_option_help(const ConvertArguments& arguments,
@@ -157,29 +267,33 @@ int run_convert(const ConvertArguments& arguments) {
         "1 and ",
         kMaxCoroutines));
   }
-  absl::StatusOr<CreateOptions> create = read_options(arguments);
-  if (!create.ok()) return fail(create.status().message());
+  absl::StatusOr<ConvertPlan> plan = make_plan(arguments);
+  if (!plan.ok()) return fail(plan.status().message());
 
   absl::StatusOr<std::unique_ptr<Executor>> executor = create_executor({});
   if (!executor.ok()) return fail(executor.status().message());
   ImageOpener::Policy policy;
   policy.probe_image = arguments.source_format.empty();
   const ImageOpener opener(builtin_drivers(), policy);
+  OpenOptions source_options;
+  source_options.read_only = true;
+  source_options.force_share = arguments.force_share;
   absl::StatusOr<std::unique_ptr<BlockDevice>> source =
       open_device(opener, arguments.source, arguments.source_format,
-                  /*read_only=*/true, executor->get());
+                  source_options, plan->source_cache, executor->get());
   if (!source.ok()) return fail(source.status().message());
 
   // A limit on the size of files is an error like any other: the process must
   // live to clean up.
   std::signal(SIGXFSZ, SIG_IGN);
-  NewFile file(arguments.target);
+  std::optional<NewFile> file;
+  if (!arguments.skip_create) file.emplace(arguments.target);
   absl::Status status =
-      convert(arguments, opener, *std::move(create), **source, executor->get());
+      convert(arguments, opener, *std::move(plan), **source, executor->get());
   const absl::Status closed = (*source)->close();
   if (status.ok()) status = closed;
   if (!status.ok()) return fail(status.message());
-  file.keep();
+  if (file.has_value()) file->keep();
   return 0;
 }
 
@@ -202,6 +316,23 @@ Command add_convert_command(CLI::App* app) {
       ->expected(1)
       ->take_all()
       ->allow_extra_args(false);
+  convert->add_option("-B", arguments->backing_filename,
+                      "the new image's backing file; has what the source's "
+                      "backing file has");
+  convert->add_option("-F", arguments->backing_format, "its format");
+  convert->add_flag("-n", arguments->skip_create,
+                    "the target is there already, and is kept");
+  convert->add_flag("--target-is-zero", arguments->target_is_zero,
+                    "with -n: it reads as zeroes");
+  convert->add_option("-S", arguments->min_zeroes,
+                      "shorter runs of zeroes are written (4k); 0: all are");
+  convert->add_option("-t", arguments->target_cache,
+                      "the target's cache mode (unsafe)");
+  convert->add_option("-T", arguments->source_cache,
+                      "the source's cache mode (writeback)");
+  convert->add_option("-r", arguments->rate_limit, "bytes per second at most");
+  convert->add_flag("-U,--force-share", arguments->force_share,
+                    "read the source also while somebody else writes");
   convert->add_flag("-c", arguments->compress, "compress the data");
   convert->add_flag("-W", arguments->out_of_order,
                     "write in any order, which is faster");

@@ -20,6 +20,7 @@
 #include "engine/image_opener.h"
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
+#include "tools/cli_text.h"
 #include "tools/sector_status.h"
 
 namespace spindle {
@@ -29,7 +30,10 @@ constexpr size_t kMisalignmentBytes = 16;
 
 absl::StatusOr<std::shared_ptr<BlockDriver>> open_driver(
     const ImageOpener& opener, const IoTarget& target) {
-  OpenOptions options;
+  absl::StatusOr<std::string> format = target.format;
+  if (format->empty()) format = opener.probe(target.filename);
+  // Where it cannot be guessed, open() says why.
+  OpenOptions options = tool_open_options(format.ok() ? *format : "");
   options.read_only = target.read_only;
   options.force_share = target.force_share;
   options.pass_discard_through = !target.ignore_discards;

@@ -31,7 +31,7 @@ struct IoTarget {
   bool snapshot = false;
   // Buffers begin where direct I/O does not like it.
   bool misaligned_buffers = false;
-  // Discards do nothing, and zeroes are never unmapped.
+  // Discards do nothing.
   bool ignore_discards = false;
   // qemu-io's choice, too.
   CacheMode cache_mode = CacheMode::kWritethrough;

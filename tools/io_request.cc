@@ -50,8 +50,7 @@ IoVector IoRequest::qiov() {
 }
 
 WriteZeroesFlags IoRequest::zeroes_flags() const {
-  return {.may_unmap = flags_.may_unmap && !image_.target().ignore_discards,
-          .no_fallback = flags_.no_fallback};
+  return {.may_unmap = flags_.may_unmap, .no_fallback = flags_.no_fallback};
 }
 
 bool IoRequest::verify(uint64_t from, uint64_t count) {

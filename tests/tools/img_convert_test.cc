@@ -11,6 +11,8 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_replace.h"
 #include "tests/support/qemu_tools.h"
 #include "tests/support/seed.h"
 
@@ -20,15 +22,18 @@ namespace {
 using ::spindle::testing::ImageFile;
 using ::spindle::testing::qemu_check;
 using ::spindle::testing::qemu_compare;
+using ::spindle::testing::SeparateResult;
 using ::spindle::testing::temporary_path;
 using ::spindle::testing::ToolResult;
 using Arguments = std::vector<std::string>;
 
+std::string our_program() {
+  return absl::StrCat(std::getenv("TEST_SRCDIR"), "/",
+                      std::getenv("TEST_WORKSPACE"), "/tools/spindle-img");
+}
+
 ToolResult convert(Arguments arguments) {
-  const std::string program =
-      absl::StrCat(std::getenv("TEST_SRCDIR"), "/",
-                   std::getenv("TEST_WORKSPACE"), "/tools/spindle-img");
-  arguments.insert(arguments.begin(), {program, "convert"});
+  arguments.insert(arguments.begin(), {our_program(), "convert"});
   const auto result = testing::run_tool(arguments);
   EXPECT_TRUE(result.ok()) << result.status();
   return result.ok() ? *result : ToolResult();
@@ -139,6 +144,154 @@ TEST(Convert, RefusesAndLeavesNothingBehind) {
   const auto after = testing::read_file(source.path);
   ASSERT_TRUE(before.ok() && after.ok());
   EXPECT_TRUE(*before == *after);
+}
+
+// ---- Beside qemu-img --------------------------------------------------------
+
+class ConvertBeside : public ::testing::Test {
+ protected:
+  // An overlay with data, zeroes and holes of its own, longer than what is
+  // below.
+  void SetUp() override {
+    ASSERT_TRUE(testing::qemu_create({.image = base_,
+                                      .size_bytes = 4 << 20,
+                                      .options = "",
+                                      .backing = {}}) == absl::OkStatus());
+    ASSERT_EQ(qemu_io(base_, {"write -P 1 0 1M", "write -P 2 1536k 700k",
+                              "write -P 3 3M 1M"}),
+              absl::OkStatus());
+    ASSERT_TRUE(testing::qemu_create({.image = source_,
+                                      .size_bytes = 6 << 20,
+                                      .options = "cluster_size=4k",
+                                      .backing = base_}) == absl::OkStatus());
+    ASSERT_EQ(qemu_io(source_, {"write -P 4 64k 64k", "write -z 1M 64k",
+                                "write -P 0 1600k 100k", "write -P 5 2M 12k",
+                                "write -z 3M 6k", "write -P 6 3600k 1k",
+                                "discard 3700k 64k", "write -P 7 5M 100k",
+                                "write -z 5500k 64k"}),
+              absl::OkStatus());
+  }
+  void TearDown() override {
+    for (const ImageFile& image : {base_, source_, ours_, theirs_})
+      ::unlink(image.path.c_str());
+  }
+
+  // Both convert the source with `arguments`, in which "TARGET" stands for the
+  // target, which "qemu-img create" makes with `before` if there are any.
+  void expect_same(Arguments arguments, const std::string& format,
+                   const Arguments& before = {}) {
+    SCOPED_TRACE(absl::StrJoin(arguments, " "));
+    ours_.format = theirs_.format = format;
+    SeparateResult results[2];
+    const std::string programs[] = {our_program(), "qemu-img"};
+    const ImageFile targets[] = {ours_, theirs_};
+    for (size_t i = 0; i < 2; ++i) {
+      ::unlink(targets[i].path.c_str());
+      if (!before.empty()) make_target(targets[i].path, before);
+      Arguments all = {programs[i], "convert", "-O", format};
+      all.insert(all.end(), arguments.begin(), arguments.end());
+      all.insert(all.end(), {source_.path, targets[i].path});
+      const auto result = testing::run_tool_apart(all);
+      ASSERT_TRUE(result.ok()) << result.status();
+      results[i] = *result;
+      results[i].errors = absl::StrReplaceAll(
+          result->errors,
+          {{"spindle-img", "qemu-img"}, {targets[i].path, "TARGET"}});
+    }
+    EXPECT_EQ(results[0].exit_code, results[1].exit_code) << results[0].errors;
+    EXPECT_EQ(results[0].errors, results[1].errors);
+    if (results[1].exit_code == 0 && results[0].exit_code == 0) compare();
+  }
+
+  void make_target(const std::string& path, const Arguments& before) {
+    Arguments all = {"qemu-img", "create", "-q", "-f", ours_.format};
+    all.insert(all.end(), before.begin(), before.end() - 1);
+    all.insert(all.end(), {path, before.back()});
+    ASSERT_TRUE(testing::run_tool_ok(all).ok());
+    if (!has_old_data_) return;
+    ASSERT_EQ(testing::qemu_io({path, ours_.format}, {"write -P 9 0 5M"}),
+              absl::OkStatus());
+  }
+
+  void compare() {
+    EXPECT_EQ(qemu_compare(ours_, theirs_), absl::OkStatus());
+    if (ours_.format == "qcow2") {
+      EXPECT_EQ(qemu_check(ours_), absl::OkStatus());
+    }
+    const auto our_map = testing::qemu_map(ours_);
+    const auto their_map = testing::qemu_map(theirs_);
+    ASSERT_TRUE(our_map.ok() && their_map.ok());
+    const auto text = [](const std::vector<testing::MapEntry>& map) {
+      std::string lines;
+      for (const auto& entry : testing::placement(map))
+        absl::StrAppend(&lines, testing::to_string(entry), "\n");
+      return lines;
+    };
+    EXPECT_EQ(text(*our_map), text(*their_map));
+  }
+
+  // Whether a target that is there has something to be overwritten.
+  bool has_old_data_ = false;
+  const ImageFile base_{temporary_path("base"), "qcow2"};
+  const ImageFile source_{temporary_path("overlay"), "qcow2"};
+  ImageFile ours_{temporary_path("ours"), "qcow2"};
+  ImageFile theirs_{temporary_path("theirs"), "qcow2"};
+};
+
+TEST_F(ConvertBeside, NewImages) {
+  for (const char* format : {"raw", "qcow2"}) {
+    expect_same({}, format);
+    expect_same({"-t", "writeback", "-T", "none"}, format);
+    expect_same({"-U"}, format);
+    expect_same({"-r", "100M"}, format);
+    for (const char* bytes : {"0", "512", "4k", "64k", "1M"})
+      expect_same({"-S", bytes}, format);
+  }
+  for (const char* options :
+       {"cluster_size=512", "cluster_size=2M", "compat=0.10"}) {
+    expect_same({"-o", options}, "qcow2");
+    expect_same({"-S", "32k", "-o", options}, "qcow2");
+    expect_same({"-c", "-o", options}, "qcow2");
+  }
+}
+
+TEST_F(ConvertBeside, OverABackingFile) {
+  const std::string base = base_.path;
+  expect_same({"-B", base, "-F", "qcow2"}, "qcow2");
+  expect_same({"-o", absl::StrCat("backing_file=", base, ",backing_fmt=qcow2")},
+              "qcow2");
+  for (const char* options :
+       {"cluster_size=512", "cluster_size=4k", "cluster_size=2M"}) {
+    expect_same({"-B", base, "-F", "qcow2", "-o", options}, "qcow2");
+    expect_same({"-c", "-B", base, "-F", "qcow2", "-o", options}, "qcow2");
+    expect_same({"-S", "0", "-B", base, "-F", "qcow2", "-o", options}, "qcow2");
+  }
+  expect_same({"-B", base}, "qcow2");
+  expect_same({"-B", base, "-F", "qcow2"}, "raw");
+}
+
+TEST_F(ConvertBeside, IntoAnImageThatIsThere) {
+  const Arguments over = {"-b", base_.path, "-F", "qcow2", "6M"};
+  has_old_data_ = true;
+  expect_same({"-n"}, "qcow2", {"6M"});
+  expect_same({"-n"}, "qcow2", {"-o", "cluster_size=4k", "8M"});
+  expect_same({"-n"}, "qcow2", over);
+  expect_same({"-n"}, "raw", {"8M"});
+  expect_same({"-n", "-S", "0"}, "qcow2", {"6M"});
+  has_old_data_ = false;
+  expect_same({"-n", "-B", base_.path}, "qcow2", over);
+  expect_same({"-n", "--target-is-zero"}, "qcow2", {"6M"});
+  expect_same({"-n"}, "qcow2", {"5M"});
+  expect_same({"-n", "-o", "cluster_size=4k"}, "qcow2", {"6M"});
+}
+
+TEST_F(ConvertBeside, ArgumentsThatAreWrong) {
+  for (const Arguments& wrong :
+       {Arguments{"-S", "3"}, Arguments{"-S", "x"}, Arguments{"-S", "17M"},
+        Arguments{"-t", "foo"}, Arguments{"-T", "foo"}, Arguments{"-r", "x"},
+        Arguments{"--target-is-zero"}, Arguments{"-m", "0"}}) {
+    expect_same(wrong, "qcow2");
+  }
 }
 
 }  // namespace

@@ -62,6 +62,16 @@ struct Twins {
   }
 };
 
+std::string placement_of(const std::string& path) {
+  const auto map = testing::qemu_map({path, "qcow2"});
+  EXPECT_TRUE(map.ok()) << map.status();
+  std::string lines;
+  if (!map.ok()) return lines;
+  for (const auto& entry : testing::placement(*map))
+    absl::StrAppend(&lines, testing::to_string(entry), "\n");
+  return lines;
+}
+
 // Runs both with `arguments`, in which "IMAGE" stands for the image.
 void expect_same(const Twins& images, Arguments arguments,
                  const std::string& input = "", bool any_order = false) {
@@ -93,6 +103,9 @@ void expect_same(const Twins& images, Arguments arguments,
   EXPECT_EQ(qemu_compare(our_image, {images.theirs, images.format}),
             absl::OkStatus());
   if (images.format == "qcow2") {
+    if (!any_order) {
+      EXPECT_EQ(placement_of(images.ours), placement_of(images.theirs));
+    }
     EXPECT_EQ(testing::qemu_check(our_image), absl::OkStatus());
   }
 }
