@@ -84,12 +84,33 @@ absl::Status read_cluster_size(OptionReader* reader, Header* header) {
   }
   constexpr uint64_t kMin = uint64_t{1} << kMinClusterBits;
   constexpr uint64_t kMax = uint64_t{1} << kMaxClusterBits;
+  constexpr uint64_t kMinExtended = uint64_t{1} << kMinExtendedL2ClusterBits;
   if (!is_power_of_two(size) || size < kMin || size > kMax) {
     return absl::InvalidArgumentError(
         absl::StrCat("cluster_size is ", size, ": must be a power of two from ",
                      kMin, " to ", kMax));
   }
+  if (header->extended_l2() && size < kMinExtended) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("cluster_size is ", size,
+                     ": Extended L2 entries are only supported with cluster "
+                     "sizes of at least ",
+                     kMinExtended, " bytes"));
+  }
   header->cluster_bits = static_cast<uint32_t>(std::countr_zero(size));
+  return absl::OkStatus();
+}
+
+absl::Status read_extended_l2(OptionReader* reader, Header* header) {
+  const absl::StatusOr<bool> extended = reader->take_bool("extended_l2");
+  if (!extended.ok()) return extended.status();
+  if (!*extended) return absl::OkStatus();
+  if (header->version == kVersion2) {
+    return absl::InvalidArgumentError(
+        "extended_l2=on: Extended L2 entries are only supported with "
+        "compatibility level 1.1 and above (use version=v3 or greater)");
+  }
+  header->incompatible_features |= kIncompatibleExtendedL2;
   return absl::OkStatus();
 }
 
@@ -139,7 +160,6 @@ absl::Status read_unsupported(OptionReader* reader) {
     const char* name;
   };
   static constexpr Feature kSwitches[] = {
-      {"extended_l2", "extended L2 entries (subclusters)"},
       {"encryption", "encryption"},
   };
   for (const Feature& feature : kSwitches) {
@@ -351,7 +371,18 @@ class ImageWriter {
       if (!mapped.ok()) return mapped.status();
       cluster += *mapped;
     }
-    return channel_.set_length(data_end_, SetLengthMode::kGrowOnly);
+    return channel_.set_length(data_end_ - unused_tail_bytes(),
+                               SetLengthMode::kGrowOnly);
+  }
+
+  // The subclusters at the end of the last cluster that lie behind the disk's
+  // end: QEMU's file ends before them.
+  uint64_t unused_tail_bytes() const {
+    if (!header_.extended_l2()) return 0;
+    const uint64_t cluster_bytes = header_.cluster_size_bytes();
+    const uint64_t used = align_up(header_.size_bytes % cluster_bytes,
+                                   cluster_bytes / kSubclustersPerCluster);
+    return used == 0 ? 0 : cluster_bytes - used;
   }
 
   // Maps clusters from `first` on to adjacent host clusters, as many of `count`
@@ -432,7 +463,9 @@ class ImageWriter {
     for (uint64_t i = 0; i < count; ++i) {
       if (absl::Status status = open_l2(cluster + i); !status.ok())
         return status;
-      l2_[(cluster + i) % header_.l2_entry_count()] =
+      // An extended entry's bitmap stays empty: there is a place, and no data.
+      l2_[(cluster + i) % header_.l2_entry_count() *
+          (header_.l2_entry_size_bytes() / sizeof(uint64_t))] =
           (host_offset + (i << header_.cluster_bits)) | kEntryCopied;
     }
     return absl::OkStatus();
@@ -448,7 +481,7 @@ class ImageWriter {
     if (!offset.ok()) return offset.status();
     l1_entry = *offset | kEntryCopied;
     l2_offset_ = *offset;
-    l2_.assign(header_.l2_entry_count(), 0);
+    l2_.assign(header_.cluster_size_bytes() / sizeof(uint64_t), 0);
     return absl::OkStatus();
   }
 
@@ -510,6 +543,7 @@ absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options) {
   absl::Status status = read_version(&reader, &plan.header);
   if (status.ok()) status = read_unsupported(&reader);
   if (status.ok()) status = read_data_file(&reader, &plan.header);
+  if (status.ok()) status = read_extended_l2(&reader, &plan.header);
   if (status.ok()) status = read_compression_type(&reader, &plan.header);
   if (status.ok()) status = read_cluster_size(&reader, &plan.header);
   if (status.ok()) status = read_refcount_bits(&reader, &plan.header);
@@ -528,11 +562,10 @@ absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options) {
     plan.preallocation = Preallocation::kMetadata;
   }
   if (plan.preallocation != Preallocation::kOff &&
-      !plan.header.backing_filename.empty()) {
+      !plan.header.backing_filename.empty() && !plan.header.extended_l2()) {
     return absl::InvalidArgumentError(
         "Backing file and preallocation can only be used at the same time if "
-        "extended_l2 is "
-        "enabled, which is not supported");
+        "extended_l2 is on");
   }
   if (status = reader.expect_empty(); !status.ok()) return status;
   add_feature_names(&plan.header);

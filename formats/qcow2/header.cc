@@ -480,8 +480,6 @@ absl::Status check_known(const Header& header) {
 absl::Status check_supported(const Header& header, bool read_only) {
   if (absl::Status status = check_incompatible_features(header); !status.ok())
     return status;
-  if (header.extended_l2())
-    return unsupported("extended L2 entries (subclusters)");
   if (header.crypt_method == kCryptAes) return unsupported("AES encryption");
   if (header.crypt_method == kCryptLuks) return unsupported("LUKS encryption");
   absl::Status status = check_data_file(header);

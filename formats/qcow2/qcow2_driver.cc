@@ -306,7 +306,8 @@ DriverLimits Qcow2Driver::limits() const {
   const auto cluster = static_cast<uint32_t>(header_.cluster_size_bytes());
   limits.optimal_transfer_bytes = cluster;
   limits.discard_alignment_bytes = cluster;
-  limits.write_zeroes_alignment_bytes = cluster;
+  limits.write_zeroes_alignment_bytes =
+      header_.extended_l2() ? cluster / kSubclustersPerCluster : cluster;
   return limits;
 }
 
@@ -360,7 +361,8 @@ ImageInfo Qcow2Driver::info() const {
     }
     info.format_specific.emplace_back("corrupt",
                                       info.corrupt ? "true" : "false");
-    info.format_specific.emplace_back("extended l2", "false");
+    info.format_specific.emplace_back("extended l2",
+                                      header.extended_l2() ? "true" : "false");
   }
   return info;
 }

@@ -66,7 +66,7 @@ class Qcow2Format final : public ImageFormat {
         {"encrypt.ivgen-hash-alg", "<str>", "Encryption (not yet)"},
         {"encrypt.key-secret", "<str>", "Encryption (not yet)"},
         {"encryption", "<bool (on/off)>", "Encryption (not yet)"},
-        {"extended_l2", "<bool (on/off)>", "Extended L2 tables (not yet)"},
+        {"extended_l2", "<bool (on/off)>", "Extended L2 tables"},
         {"lazy_refcounts", "<bool (on/off)>", "Postpone refcount updates"},
         {"preallocation", "<str>",
          "Preallocation mode (off, metadata, falloc, full)"},

@@ -26,8 +26,11 @@ BlockStatus status_of(const MappedRun& run) {
   status.data = run.kind == ClusterKind::kNormal || status.compressed;
   status.zero = run.kind == ClusterKind::kZeroPlain ||
                 run.kind == ClusterKind::kZeroAllocated;
+  // A subcluster may have a place that it does not use yet.
+  const bool is_kept_free =
+      run.kind == ClusterKind::kUnallocated && run.entry.has_host();
   if (run.kind == ClusterKind::kNormal ||
-      run.kind == ClusterKind::kZeroAllocated) {
+      run.kind == ClusterKind::kZeroAllocated || is_kept_free) {
     status.host_offset = run.host.bytes;
   }
   return status;

@@ -280,10 +280,16 @@ absl::Status write_file(const std::string& path,
 }
 
 absl::StatusOr<std::vector<uint8_t>> read_file(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file.good())
+  std::ifstream file(path, std::ios::binary | std::ios::ate);
+  const std::streamoff length = file.good() ? std::streamoff{file.tellg()} : -1;
+  if (length < 0)
     return absl::InternalError(absl::StrCat("cannot read ", path));
-  return std::vector<uint8_t>(std::istreambuf_iterator<char>(file), {});
+  std::vector<uint8_t> bytes(static_cast<size_t>(length));
+  file.seekg(0);
+  file.read(reinterpret_cast<char*>(bytes.data()), length);
+  if (file.gcount() != length)
+    return absl::InternalError(absl::StrCat("cannot read all of ", path));
+  return bytes;
 }
 
 std::string temporary_path(absl::string_view stem) {

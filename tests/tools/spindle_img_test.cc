@@ -99,12 +99,12 @@ TEST(Info, EqualsQemusForQcow2) {
   expect_same_info(
       make({"-f", "qcow2", "-o", "cluster_size=512,lazy_refcounts=on"}, "1"));
   expect_same_info(make({"-f", "qcow2", "-o", "preallocation=metadata"}, "0"));
+  expect_same_info(
+      make({"-f", "qcow2", "-o", "extended_l2=on,compression_type=zstd"}));
 }
 
 TEST(Info, EqualsQemusForFeaturesThatCannotBeOpened) {
   const std::string data = temporary_path("data");
-  expect_same_info(
-      make({"-f", "qcow2", "-o", "extended_l2=on,compression_type=zstd"}));
   expect_same_info(
       make({"-f", "qcow2", "-o", absl::StrCat("data_file=", data)}));
   expect_same_info(
@@ -248,7 +248,8 @@ TEST(Create, LeavesAnOldImageAloneIfTheOptionsAreWrong) {
   const std::string kept = temporary_path("kept");
   ASSERT_EQ(run("cp", {path, kept}).exit_code, 0);
   for (const char* options :
-       {"cluster_size=1000", "extended_l2=on", "refcount_bits=3"}) {
+       {"cluster_size=1000", "extended_l2=on,cluster_size=4k",
+        "refcount_bits=3"}) {
     EXPECT_EQ(
         ours({"create", "-f", "qcow2", "-o", options, path, "1M"}).exit_code,
         1);

@@ -280,7 +280,6 @@ TEST(Create, RefusesFeaturesThatAreMissingByName) {
     const char* options;
     const char* message;
   } cases[] = {
-      {"extended_l2=on", "extended L2"},
       {"encryption=on", "encryption"},
       {"encrypt.format=luks", "encryption"},
       {"encrypt.key-secret=s", "encryption"},
@@ -321,6 +320,51 @@ TEST(Create, CompressionTypeIsQemus) {
         "compression_type=zstd,preallocation=metadata"}) {
     expect_same({1 << 20, options, "", ""});
   }
+}
+
+TEST(Create, ExtendedL2IsQemus) {
+  for (const char* options :
+       {"extended_l2=on", "extended_l2=on,cluster_size=16k",
+        "extended_l2=on,cluster_size=2M,refcount_bits=1,compression_type=zstd",
+        "extended_l2=on,lazy_refcounts=on,cluster_size=32k"}) {
+    for (uint64_t size : {uint64_t{0}, uint64_t{123456789}, uint64_t{1} << 33,
+                          (uint64_t{1} << 33) + 512}) {
+      expect_same({size, options, "", ""});
+    }
+    expect_same({1 << 20, options, "base", "qcow2"});
+  }
+}
+
+TEST(Create, ExtendedL2IsPreallocatedAsQemuDoes) {
+  for (const char* mode : {"metadata", "falloc", "full"}) {
+    for (const char* options :
+         {"extended_l2=on,cluster_size=16k,refcount_bits=64",
+          "extended_l2=on,cluster_size=64k"}) {
+      const std::string all = absl::StrCat(options, ",preallocation=", mode);
+      // One table, several, and an end within a cluster.
+      for (uint64_t size : {uint64_t{1} << 20, (uint64_t{40} << 20) + 512})
+        expect_same({size, all, "", ""});
+      // Nothing is allocated, so a backing file is allowed.
+      expect_same({1 << 20, all, "base", "raw"});
+    }
+  }
+  expect_same({uint64_t{300} << 20,
+               "extended_l2=on,cluster_size=64k,preallocation=metadata", "",
+               ""});
+}
+
+TEST(Create, ExtendedL2NeedsVersion3AndLargeClusters) {
+  const absl::StatusCode invalid = absl::StatusCode::kInvalidArgument;
+  expect_refused({512, "extended_l2=on,cluster_size=8k", "", ""}, invalid,
+                 "at least 16384 bytes");
+  expect_refused({512, "extended_l2=on,compat=0.10", "", ""}, invalid,
+                 "compatibility level 1.1");
+  expect_refused({512, "extended_l2=maybe", "", ""}, invalid, "'on' or 'off'");
+  // The table covers half as much.
+  expect_same({max_size(16384) / 2, "extended_l2=on,cluster_size=16k", "", ""});
+  expect_refused(
+      {max_size(16384) / 2 + 512, "extended_l2=on,cluster_size=16k", "", ""},
+      invalid, "L1 table");
 }
 
 TEST(Create, RefusesACompressionTypeThatTheVersionHasNot) {

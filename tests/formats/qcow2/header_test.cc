@@ -281,9 +281,6 @@ TEST(Header, RefusesFeaturesThatAreMissingByName) {
     std::function<void(Header*)> apply;
     bool only_for_writing;
   } cases[] = {
-      {"extended L2",
-       [](Header* h) { h->incompatible_features = kIncompatibleExtendedL2; },
-       false},
       {"AES", [](Header* h) { h->crypt_method = kCryptAes; }, false},
       {"LUKS", [](Header* h) { h->crypt_method = kCryptLuks; }, false},
       {"bit 40",

@@ -107,7 +107,6 @@ TEST(Qcow2Open, RefusesFeaturesByNameAndTouchesNothing) {
     std::string bytes;
     bool opens_read_only;
   } cases[] = {
-      {"extended l2", made_by({create(path, "extended_l2=on")}, path), false},
       {"luks", luks, false},
       {"aes", aes, false},
       {"corrupt", with_corrupt_bit, true},

@@ -100,7 +100,7 @@ TEST(Qcow2Format, RefusesOptionsBeforeItTouchesTheFile) {
       {"preallocation", "some", absl::StatusCode::kInvalidArgument},
       {"no_such", "1", absl::StatusCode::kInvalidArgument},
       {"compression_type", "lz4", absl::StatusCode::kInvalidArgument},
-      {"extended_l2", "on", absl::StatusCode::kUnimplemented},
+      {"extended_l2", "maybe", absl::StatusCode::kInvalidArgument},
       {"encryption", "on", absl::StatusCode::kUnimplemented},
       {"data_file_raw", "on", absl::StatusCode::kInvalidArgument},
   };
