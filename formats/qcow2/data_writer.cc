@@ -16,8 +16,7 @@ absl::Status DataWriter::write(GuestOffset guest, const IoVector& qiov) {
   const uint64_t length = qiov.length_bytes();
   const DataClusters::Turn turn = image_.data_clusters().take_turn(
       {guest.bytes, length}, RangeTracker::Mode::kShared);
-  // Where the data so far end in the file; 0: nowhere that could be continued.
-  uint64_t next_cluster = 0;
+  Progress progress(&image_.pending());
   for (uint64_t done = 0; done < length;) {
     absl::Status status = image_.corruption().writes_allowed();
     if (!status.ok()) return status;
@@ -31,12 +30,12 @@ absl::Status DataWriter::write(GuestOffset guest, const IoVector& qiov) {
                    : write_in_place(run, qiov.slice(done, run.bytes));
       if (!status.ok()) return status;
       done += run.bytes;
-      next_cluster =
+      progress.next_cluster =
           image_.geometry().cluster_index(run.host.bytes + run.bytes);
       continue;
     }
     absl::StatusOr<uint64_t> written = write_first(
-        at, qiov.slice(done, length - done), run.entry.is_own(), &next_cluster);
+        at, qiov.slice(done, length - done), run.entry.is_own(), &progress);
     if (!written.ok()) return written.status();
     done += *written;
   }
@@ -81,7 +80,7 @@ uint64_t DataWriter::try_write(GuestOffset guest, const IoVector& qiov) {
 absl::StatusOr<uint64_t> DataWriter::write_first(GuestOffset guest,
                                                  const IoVector& qiov,
                                                  bool in_own_cluster,
-                                                 uint64_t* next_cluster) {
+                                                 Progress* progress) {
   const Geometry& geometry = image_.geometry();
   const uint64_t length =
       std::min(qiov.length_bytes(), image_.map().bytes_left_in_slice(guest));
@@ -97,12 +96,12 @@ absl::StatusOr<uint64_t> DataWriter::write_first(GuestOffset guest,
     case FirstWrites::Admission::kRetry:
       return 0;
     case FirstWrites::Admission::kJoined:
-      *next_cluster = 0;
+      progress->next_cluster = 0;
       return join(std::move(ticket), data, qiov.slice(0, length));
     case FirstWrites::Admission::kOwner:
       break;
   }
-  return own(std::move(ticket), data, qiov, in_own_cluster, next_cluster);
+  return own(std::move(ticket), data, qiov, in_own_cluster, progress);
 }
 
 absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket,
@@ -128,12 +127,12 @@ absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket,
 absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket,
                                          ByteRange data, const IoVector& qiov,
                                          bool in_own_cluster,
-                                         uint64_t* next_cluster) {
+                                         Progress* progress) {
   Plan plan;
   absl::Status status = inspect(data, in_own_cluster, &plan);
   const bool has_work = status.ok() && !plan.old_entries.empty();
   // If this attempt comes to nothing, the next one starts anywhere.
-  const uint64_t wanted_cluster = std::exchange(*next_cluster, 0);
+  const uint64_t wanted_cluster = std::exchange(progress->next_cluster, 0);
   if (has_work) status = choose_host(wanted_cluster, &plan);
   const bool has_host = has_work && status.ok();
   if (has_host) {
@@ -156,7 +155,10 @@ absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket,
   }
   // Published, by this write or by one that joined it: the old entries are
   // gone.
-  if (outcome == FirstWrites::Outcome::kPublished) drop_old_references(plan);
+  if (outcome == FirstWrites::Outcome::kPublished)
+    drop_old_references(plan, progress);
+  if (absl::IsResourceExhausted(status) && progress->give_up_dropped())
+    return 0;
   if (has_host && absl::IsResourceExhausted(status)) {
     // Freed clusters that still wait may be the room that the host lacks.
     const absl::StatusOr<bool> recovered = image_.allocator().recover_pending();
@@ -164,7 +166,7 @@ absl::StatusOr<uint64_t> DataWriter::own(FirstWrites::Ticket ticket,
   }
   if (!status.ok()) return status;
   if (!has_work) return 0;
-  *next_cluster = plan.host.end();
+  progress->next_cluster = plan.host.end();
   return plan.data.length;
 }
 
@@ -377,10 +379,11 @@ uint64_t DataWriter::bitmap_of(L2Entry old, uint64_t cluster_start,
       touched_span(geometry, cluster_start, written.offset, written.end()));
 }
 
-void DataWriter::drop_old_references(const Plan& plan) {
+void DataWriter::drop_old_references(const Plan& plan, Progress* progress) {
   if (plan.reuses_host) return;
   for (const L2Entry entry : plan.old_entries) {
-    image_.pending().add_dropped(entry.references(image_.geometry()));
+    const HostClusters clusters = entry.references(image_.geometry());
+    if (clusters.count != 0) progress->dropped.push_back(clusters);
   }
 }
 

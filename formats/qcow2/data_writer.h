@@ -58,6 +58,27 @@ class DataWriter {
     bool reads_as_zeroes = false;
     InFlight::Pin pin;
   };
+  // What one piece of a request tells the next.
+  struct Progress {
+    explicit Progress(PendingFrees* pending_frees) : pending(pending_frees) {}
+    ~Progress() { give_up_dropped(); }
+    // True if there was anything.
+    bool give_up_dropped() {
+      if (dropped.empty()) return false;
+      for (const HostClusters& clusters : dropped)
+        pending->add_dropped(clusters);
+      dropped.clear();
+      return true;
+    }
+
+    PendingFrees* const pending;
+    // Where the data so far end in the file; 0: nowhere that could be
+    // continued.
+    uint64_t next_cluster = 0;
+    // What the mappings no longer name.  It waits for the request's end: QEMU
+    // has placed all of a request before it frees anything.
+    absl::InlinedVector<HostClusters, 4> dropped;
+  };
   // Bytes that surround the data in what is allocated with them.
   struct Padding {
     std::unique_ptr<uint8_t[]> head;
@@ -70,17 +91,14 @@ class DataWriter {
 
   // Writes some bytes from the front; returns how many, 0 if the mapping is to
   // be looked up again.
-  // `next_cluster`: where the request's data so far end in the file, and then
-  // those of this piece; 0 if unknown.
   // `in_own_cluster`: the first cluster is the image's own, as it seems.
   absl::StatusOr<uint64_t> write_first(GuestOffset guest, const IoVector& qiov,
-                                       bool in_own_cluster,
-                                       uint64_t* next_cluster);
+                                       bool in_own_cluster, Progress* progress);
   absl::StatusOr<uint64_t> join(FirstWrites::Ticket ticket, ByteRange data,
                                 const IoVector& qiov);
   absl::StatusOr<uint64_t> own(FirstWrites::Ticket ticket, ByteRange data,
                                const IoVector& qiov, bool in_own_cluster,
-                               uint64_t* next_cluster);
+                               Progress* progress);
 
   absl::Status inspect(ByteRange data, bool in_own_cluster, Plan* plan);
   bool needs_first_write(L2Entry entry) const;
@@ -97,7 +115,7 @@ class DataWriter {
                ByteRange written);
   uint64_t bitmap_of(L2Entry old, uint64_t cluster_start,
                      ByteRange written) const;
-  void drop_old_references(const Plan& plan);
+  void drop_old_references(const Plan& plan, Progress* progress);
 
   Image& image_;
   CowBase base_;

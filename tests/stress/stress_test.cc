@@ -96,6 +96,19 @@ std::vector<StressVariant> all_variants() {
   lazy.create_options = "lazy_refcounts=on,cluster_size=2k,refcount_bits=64";
   lazy.open_options = {{"reuse", "lazy"}};
   variants.push_back(lazy);
+  StressVariant subclusters;
+  subclusters.name = "qcow2_subclusters";
+  subclusters.format = "qcow2";
+  subclusters.create_options = "extended_l2=on,cluster_size=64k";
+  subclusters.open_options = {{"reuse", "lazy"}};
+  variants.push_back(subclusters);
+
+  subclusters.name = "qcow2_subclusters_backing_tiny_caches";
+  subclusters.create_options = "extended_l2=on,cluster_size=16k";
+  subclusters.backing_format = "raw";
+  subclusters.backing_bytes = (3 << 20) + 512;
+  subclusters.open_options = tiny_caches("lowest", 16384);
+  variants.push_back(subclusters);
   // raw and every other qcow2 where flushes go to a disk, the rest elsewhere.
   for (size_t i = 1; i < variants.size(); ++i)
     variants[i].on_tmpfs = i % 2 == 1;
