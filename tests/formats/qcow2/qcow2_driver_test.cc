@@ -87,11 +87,6 @@ std::string made_by(const std::vector<std::vector<std::string>>& commands,
 }
 
 TEST(Qcow2Open, RefusesFeaturesByNameAndTouchesNothing) {
-  const auto create = [](const std::string& path, const std::string& options) {
-    return std::vector<std::string>{"qemu-img", "create", "-q", "-f", "qcow2",
-                                    "-o",       options,  path, "16M"};
-  };
-  const std::string path = temporary_path("image");
   std::string with_corrupt_bit = written_image();
   with_corrupt_bit[79] |= 2;
   std::string with_unknown_bit = written_image();
