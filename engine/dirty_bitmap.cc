@@ -87,8 +87,24 @@ void DirtyBitmap::set_word(uint64_t first, uint64_t bits) {
   note_change();
 }
 
+bool DirtyBitmap::fill_clean_chunk(uint64_t index) {
+  Chunk* chunk = nullptr;
+  if (!chunks_[index].compare_exchange_strong(chunk, all_ones(),
+                                              std::memory_order_acq_rel,
+                                              std::memory_order_acquire)) {
+    return chunk == all_ones();
+  }
+  note_change();
+  return true;
+}
+
 void DirtyBitmap::set_granules(uint64_t first, uint64_t end) {
   for (uint64_t at = first; at < end;) {
+    if (at % kChunkGranules == 0 && end - at >= kChunkGranules &&
+        fill_clean_chunk(at / kChunkGranules)) {
+      at += kChunkGranules;
+      continue;
+    }
     const uint64_t word = align_down(at, kWordBits);
     const uint64_t stop = std::min(end, word + kWordBits);
     set_word(word, bits_between(at - word, stop - word));
@@ -128,6 +144,10 @@ uint64_t DirtyBitmap::dirty_bytes() const {
   for (uint64_t c = 0; c < chunk_count(); ++c) {
     const Chunk* const chunk = chunks_[c].load(std::memory_order_acquire);
     if (chunk == nullptr) continue;
+    if (chunk == all_ones()) {
+      count += kChunkGranules;
+      continue;
+    }
     for (const std::atomic<uint64_t>& word : chunk->words) {
       count += static_cast<uint64_t>(
           std::popcount(word.load(std::memory_order_relaxed)));

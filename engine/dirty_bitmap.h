@@ -126,6 +126,8 @@ class DirtyBitmap {
   // A chunk of its own in place of all_ones().
   Chunk* own_chunk(uint64_t index);
   void set_word(uint64_t first, uint64_t bits);
+  // Sets all bits of a chunk that has none, or has all; else false.
+  bool fill_clean_chunk(uint64_t index);
   void set_granules(uint64_t first, uint64_t end);
   void free_chunk(uint64_t index);
   void note_change() {

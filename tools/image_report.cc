@@ -5,8 +5,11 @@
 #include <set>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "absl/types/span.h"
 #include "engine/access.h"
 #include "engine/block_driver.h"
@@ -15,6 +18,7 @@
 #include "engine/errors.h"
 #include "engine/image_opener.h"
 #include "engine/sector.h"
+#include "formats/qcow2/bitmap_directory.h"
 #include "formats/qcow2/header.h"
 #include "formats/qcow2/snapshot_table.h"
 #include "tools/cli_text.h"
@@ -68,14 +72,31 @@ const ImageFormat* guess_format(const DriverRegistry& registry,
   return best;
 }
 
+Json describe_bitmaps(const std::vector<qcow2::BitmapEntry>& bitmaps) {
+  Json list = Json::array();
+  for (const qcow2::BitmapEntry& bitmap : bitmaps) {
+    Json one;
+    one["flags"] = Json::array();
+    if (bitmap.in_use()) one["flags"].push_back("in-use");
+    if ((bitmap.flags & qcow2::kBitmapAuto) != 0)
+      one["flags"].push_back("auto");
+    one["name"] = bitmap.name;
+    one["granularity"] = bitmap.granularity_bytes();
+    list.push_back(std::move(one));
+  }
+  return list;
+}
+
 // The part that is specific to qcow2, by QEMU's names.
-Json describe_qcow2(const qcow2::Header& header) {
+Json describe_qcow2(const qcow2::Header& header,
+                    const std::vector<qcow2::BitmapEntry>& bitmaps) {
   const bool version3 = header.version == qcow2::kVersion3;
   Json data;
   data["compat"] = version3 ? "1.1" : "0.10";
   data["compression-type"] =
       header.compression_type == qcow2::kCompressionZstd ? "zstd" : "zlib";
   if (version3) data["lazy-refcounts"] = header.lazy_refcounts();
+  if (!bitmaps.empty()) data["bitmaps"] = describe_bitmaps(bitmaps);
   data["refcount-bits"] = header.refcount_bits();
   if (header.crypt_method != qcow2::kCryptNone) {
     data["encrypt"]["format"] =
@@ -119,7 +140,13 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
     report.full_backing_filename =
         resolve_backing_filename(report.filename, report.backing_filename);
   }
-  report.format_specific = describe_qcow2(*header);
+  const absl::StatusOr<qcow2::BitmapDirectory> directory =
+      qcow2::find_bitmap_directory(*header);
+  if (!directory.ok()) return directory.status();
+  const absl::StatusOr<std::vector<qcow2::BitmapEntry>> bitmaps =
+      qcow2::read_bitmap_directory(channel, *header, *directory);
+  if (!bitmaps.ok()) return bitmaps.status();
+  report.format_specific = describe_qcow2(*header, *bitmaps);
   const absl::StatusOr<std::vector<qcow2::Snapshot>> snapshots =
       qcow2::read_snapshot_table(channel, *header);
   if (!snapshots.ok()) return snapshots.status();
@@ -162,13 +189,16 @@ std::string print_value(const Json& value) {
 
 void append_values(const Json& values, int indentation, std::string* text) {
   const std::string indent(static_cast<size_t>(indentation), ' ');
-  for (const auto& [name, value] : values.items()) {
-    const std::string spaced = absl::StrReplaceAll(name, {{"-", " "}});
-    if (value.is_object()) {
-      absl::StrAppend(text, indent, spaced, ":\n");
+  size_t index = 0;
+  for (const auto& [key, value] : values.items()) {
+    const std::string name = values.is_array()
+                                 ? absl::StrCat("[", index++, "]")
+                                 : absl::StrReplaceAll(key, {{"-", " "}});
+    if (value.is_structured()) {
+      absl::StrAppend(text, indent, name, ":\n");
       append_values(value, indentation + 4, text);
     } else {
-      absl::StrAppend(text, indent, spaced, ": ", print_value(value), "\n");
+      absl::StrAppend(text, indent, name, ": ", print_value(value), "\n");
     }
   }
 }
@@ -297,8 +327,19 @@ Json to_json(const ImageReport& report) {
 }
 
 std::string print_json(const Json& json) {
-  return json.dump(4, ' ', /*ensure_ascii=*/true,
-                   Json::error_handler_t::replace);
+  const std::string text =
+      json.dump(4, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
+  // QEMU breaks the line in an empty list.
+  std::vector<std::string> lines = absl::StrSplit(text, '\n');
+  for (std::string& line : lines) {
+    const bool more = absl::EndsWith(line, "[],");
+    if (!more && !absl::EndsWith(line, "[]")) continue;
+    const size_t indentation = line.find_first_not_of(' ');
+    line.erase(line.rfind(']'));
+    absl::StrAppend(&line, "\n", std::string(indentation, ' '), "]",
+                    more ? "," : "");
+  }
+  return absl::StrJoin(lines, "\n");
 }
 
 }  // namespace spindle

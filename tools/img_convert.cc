@@ -16,7 +16,9 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "engine/block_device.h"
+#include "engine/block_driver.h"
 #include "engine/cache_mode.h"
+#include "engine/dirty_bitmap.h"
 #include "engine/errors.h"
 #include "engine/format.h"
 #include "engine/image_opener.h"
@@ -24,6 +26,7 @@
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
 #include "threadpool/executor.h"
+#include "tools/bitmap_copier.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
 #include "tools/image_copier.h"
@@ -58,6 +61,8 @@ struct ConvertArguments {
   bool target_is_zero = false;
   bool compress = false;
   bool out_of_order = false;
+  bool bitmaps = false;
+  bool skip_broken_bitmaps = false;
   bool progress = false;
   bool quiet = false;
 };
@@ -129,6 +134,11 @@ absl::Status copy(const ConvertArguments& arguments, CopyOptions options,
 absl::Status convert(const ConvertArguments& arguments,
                      const ImageOpener& opener, ConvertPlan plan,
                      BlockDevice& source, Executor* executor) {
+  absl::StatusOr<std::vector<DirtyBitmapInfo>> bitmaps =
+      std::vector<DirtyBitmapInfo>();
+  if (arguments.bitmaps)
+    bitmaps = find_bitmaps(source.driver(), arguments.skip_broken_bitmaps);
+  if (!bitmaps.ok()) return bitmaps.status();
   const uint64_t length = whole_sectors_bytes(source);
   plan.create.size_bytes = length;
   absl::Status status;
@@ -146,7 +156,11 @@ absl::Status convert(const ConvertArguments& arguments,
       tool_open_options(arguments.target_format), plan.target_cache, executor);
   if (!target.ok()) return target.status();
   status = check_target(arguments, **target, length);
+  BlockDriver& target_driver = (*target)->driver();
+  if (status.ok()) status = add_bitmaps(*bitmaps, target_driver);
   if (status.ok()) status = copy(arguments, plan.copy, source, **target);
+  if (status.ok())
+    status = fill_bitmaps(*bitmaps, source.driver(), target_driver);
   const absl::Status closed = (*target)->close();
   return status.ok() ? closed : status;
 }
@@ -267,6 +281,8 @@ int run_convert(const ConvertArguments& arguments) {
         "1 and ",
         kMaxCoroutines));
   }
+  if (arguments.skip_broken_bitmaps && !arguments.bitmaps)
+    return fail("Use of --skip-broken-bitmaps requires --bitmaps");
   absl::StatusOr<ConvertPlan> plan = make_plan(arguments);
   if (!plan.ok()) return fail(plan.status().message());
 
@@ -338,6 +354,10 @@ Command add_convert_command(CLI::App* app) {
                     "write in any order, which is faster");
   convert->add_option("-m", arguments->coroutines,
                       "pieces that are copied at one time (8)");
+  convert->add_flag("--bitmaps", arguments->bitmaps,
+                    "copy the source's persistent bitmaps, too");
+  convert->add_flag("--skip-broken-bitmaps", arguments->skip_broken_bitmaps,
+                    "leave out those that are inconsistent");
   convert->add_flag("-p", arguments->progress, "show how far it is");
   convert->add_flag("-q", arguments->quiet, "print nothing");
   return [arguments] { return run_convert(*arguments); };

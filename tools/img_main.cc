@@ -31,6 +31,7 @@ int main(int argc, char** argv) {
       {"map", spindle::add_map_command},
       {"bench", spindle::add_bench_command},
       {"snapshot", spindle::add_snapshot_command},
+      {"bitmap", spindle::add_bitmap_command},
   };
   std::vector<std::pair<std::string, spindle::Command>> commands;
   for (const auto& [name, add] : adders) commands.emplace_back(name, add(&app));

@@ -146,13 +146,20 @@ absl::Status Writer::write() {
       static_cast<uint32_t>(std::max<uint64_t>(entries, 1));
   std::vector<uint8_t> table(place_.table_entry_count * kBitmapTableEntryBytes);
   std::vector<uint8_t> bytes(cluster_bytes_);
-  for (uint64_t i = 0; i < entries; ++i) {
-    // What is all zeroes is not stored.
-    if (!bits_.store_bits(i * cluster_bytes_ * 8, absl::MakeSpan(bytes)))
+  // What is all zeroes is not stored.
+  const uint64_t covered = cluster_bytes_ * 8 * bits_.granularity_bytes();
+  for (uint64_t at = 0; at < bits_.length_bytes();) {
+    const DirtyBitmap::Run run = bits_.run_at(at);
+    if (!run.dirty) {
+      at = run.range.end();
       continue;
+    }
+    const uint64_t i = at / covered;
+    bits_.store_bits(i * cluster_bytes_ * 8, absl::MakeSpan(bytes));
     const absl::StatusOr<uint64_t> offset = write_at_new_place(&bytes);
     if (!offset.ok()) return offset.status();
     store_big64(&table[i * kBitmapTableEntryBytes], *offset);
+    at = (i + 1) * covered;
   }
   const absl::StatusOr<uint64_t> offset = write_at_new_place(&table);
   if (!offset.ok()) return offset.status();

@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "engine/block_driver.h"
 #include "engine/checked_math.h"
+#include "engine/dirty_bitmap.h"
 #include "engine/format.h"
 #include "engine/io_vector.h"
 #include "formats/qcow2/qcow2_driver.h"
@@ -100,6 +101,7 @@ class Guest {
   void write(ByteRange range, uint8_t fill, bool compressed);
   void must_read_as(ByteRange range, uint8_t fill);
   void use_snapshots(uint8_t place);
+  void use_bitmaps(uint8_t place);
 
   BlockDriver& driver_;
   const uint64_t end_;
@@ -127,6 +129,7 @@ void Guest::look() {
     offset = align_up(offset + status->length, kSectorSizeBytes);
   }
   driver_.list_snapshots().IgnoreError();
+  driver_.list_bitmaps().IgnoreError();
 }
 
 void Guest::must_read_as(ByteRange range, uint8_t fill) {
@@ -167,6 +170,29 @@ void Guest::use_snapshots(uint8_t place) {
   status.IgnoreError();
 }
 
+void Guest::use_bitmaps(uint8_t place) {
+  const absl::StatusOr<std::vector<DirtyBitmapInfo>> all =
+      driver_.list_bitmaps();
+  if (!all.ok()) return;
+  if (place % 4 == 0 || all->empty()) {
+    driver_.add_bitmap({"fuzz", 0, place % 8 == 0}).IgnoreError();
+    return;
+  }
+  const std::string& name = (*all)[place / 8 % all->size()].name;
+  const absl::StatusOr<std::shared_ptr<const DirtyBitmap>> bits =
+      driver_.find_bitmap(name);
+  absl::Status status = bits.status();
+  if (place % 4 == 1) {
+    status = driver_.remove_bitmap(name);
+  } else if (place % 4 == 2 && bits.ok()) {
+    status = driver_.merge_bitmap(all->back().name, **bits);
+  } else if (bits.ok()) {
+    status = place % 8 == 3 ? driver_.clear_bitmap(name)
+                            : driver_.enable_bitmap(name, place % 16 == 7);
+  }
+  status.IgnoreError();
+}
+
 void Guest::run(uint8_t operation, uint8_t place) {
   if (end_ == 0) return;
   const ByteRange range = range_of(operation, place);
@@ -199,7 +225,11 @@ void Guest::run(uint8_t operation, uint8_t place) {
       }
       return;
     case 6:
-      use_snapshots(place);
+      if (place < 128) {
+        use_snapshots(place);
+      } else {
+        use_bitmaps(place);
+      }
       return;
     default:
       driver_.flush().IgnoreError();
