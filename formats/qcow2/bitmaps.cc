@@ -15,6 +15,10 @@ namespace {
 constexpr uint64_t kLeastDefaultGranularity = 4096;
 constexpr uint64_t kMostDefaultGranularity = 65536;
 
+bool can_be_used(const BitmapEntry& entry) {
+  return !entry.in_use() && entry.is_usable();
+}
+
 absl::Status not_found(absl::string_view name) {
   return absl::NotFoundError(
       absl::StrCat("Dirty bitmap '", name, "' not found"));
@@ -68,7 +72,7 @@ absl::StatusOr<Bitmaps::Bitmap> Bitmaps::load(const BitmapEntry& entry,
   bitmap.granularity_bits = entry.granularity_bits;
   bitmap.enabled = (entry.flags & kBitmapAuto) != 0;
   bitmap.entry = entry;
-  const bool usable = !entry.in_use() && entry.is_usable();
+  const bool usable = can_be_used(entry);
   if (usable) {
     bitmap.bits = std::make_shared<DirtyBitmap>(image_.geometry().size_bytes,
                                                 entry.granularity_bytes());
@@ -115,11 +119,7 @@ absl::Status Bitmaps::prepare_for_writing() {
   if (!directory.ok()) return directory.status();
   const absl::StatusOr<std::vector<BitmapEntry>> entries = read_entries();
   if (!entries.ok()) return entries.status();
-  // A sound image has none of its clusters twice.
-  uint64_t clusters_left =
-      image_.geometry().clusters_for(image_.file().length_bytes());
   uint64_t bytes = 0;
-  bitmaps_.clear();
   for (const BitmapEntry& entry : *entries) {
     bytes += divide_round_up(image_.geometry().size_bytes,
                              entry.granularity_bytes() * 8);
@@ -128,10 +128,21 @@ absl::Status Bitmaps::prepare_for_writing() {
           "the image's bitmaps up to '", entry.name, "' take ", bytes,
           " bytes of memory: the limit is ", kMaxBitmapsBytes));
     }
-    absl::StatusOr<Bitmap> bitmap = load(entry, clusters_left);
-    if (!bitmap.ok()) return bitmap.status();
-    clusters_left -= bitmap->place.cluster_count();
-    bitmaps_.push_back(*std::move(bitmap));
+  }
+  // A sound image has none of its clusters twice.
+  uint64_t clusters_left =
+      image_.geometry().clusters_for(image_.file().length_bytes());
+  bitmaps_.clear();
+  bitmaps_.resize(entries->size());
+  // Those that cannot be used are in nobody's way.
+  for (const bool usable : {true, false}) {
+    for (size_t i = 0; i < entries->size(); ++i) {
+      if (can_be_used((*entries)[i]) != usable) continue;
+      absl::StatusOr<Bitmap> bitmap = load((*entries)[i], clusters_left);
+      if (!bitmap.ok()) return bitmap.status();
+      clusters_left -= bitmap->place.cluster_count();
+      bitmaps_[i] = *std::move(bitmap);
+    }
   }
   take_up_live();
   directory_ = *directory;

@@ -47,16 +47,21 @@ absl::Status Bitmaps::enter_extents() {
   absl::Status status =
       image_.extents().add(MetadataKind::kBitmapDirectory, directory_place_);
   const bool directory_entered = status.ok();
+  const auto enter = [&](Bitmap* bitmap) {
+    if (!status.ok()) return;
+    status = enter_place(&bitmap->place);
+    if (status.ok()) entered.push_back(&bitmap->place);
+  };
   for (Bitmap& bitmap : bitmaps_) {
-    if (!status.ok()) break;
-    status = enter_place(&bitmap.place);
-    if (status.ok()) {
-      entered.push_back(&bitmap.place);
-    } else if (bitmap.bits == nullptr) {
-      // It cannot be used, and is not freed where others lie.
-      bitmap.place.clusters.clear();
-      status = absl::OkStatus();
-    }
+    if (bitmap.bits != nullptr) enter(&bitmap);
+  }
+  for (Bitmap& bitmap : bitmaps_) {
+    if (bitmap.bits != nullptr || !status.ok()) continue;
+    enter(&bitmap);
+    if (status.ok()) continue;
+    // It cannot be used, and is not freed where others lie.
+    bitmap.place.clusters.clear();
+    status = absl::OkStatus();
   }
   entered_extents_ = status.ok();
   if (status.ok()) {

@@ -207,6 +207,37 @@ TEST(BitmapDirectory, RefusesDamageByName) {
   }
 }
 
+// A check finds what qemu-img finds: that the directory cannot be walked.
+TEST(BitmapDirectory, ACheckFailsWhereQemusDoes) {
+  const auto parsed = parse(image());
+  const uint64_t extension =
+      image().find(parsed->header.find_extension(kExtensionBitmaps)->data);
+  const std::string path = testing::tmpfs_path("damaged");
+  for (const Damage& damage : damages()) {
+    SCOPED_TRACE(damage.message);
+    std::string bytes = image();
+    damage.apply(reinterpret_cast<uint8_t*>(bytes.data()),
+                 parsed->directory.offset, extension);
+    ASSERT_TRUE(testing::write_file(
+                    path, {reinterpret_cast<const uint8_t*>(bytes.data()),
+                           bytes.size()})
+                    .ok());
+    const auto theirs =
+        testing::run_tool({"qemu-img", "check", "-f", "qcow2", path});
+    ASSERT_TRUE(theirs.ok());
+    auto memory = std::make_shared<MemoryDriver>();
+    memory->set_content(0, bytes);
+    OpenOptions options;
+    options.read_only = options.for_check = true;
+    const auto opened = open_qcow2(memory, options, {});
+    const auto ours = opened.ok() ? (*opened)->check({}) : opened.status();
+    const bool sound = ours.ok() && ours->corruptions == 0 && ours->leaks == 0;
+    EXPECT_EQ(sound, theirs->exit_code == 0) << ours.status() << "\n"
+                                             << theirs->output;
+  }
+  ::unlink(path.c_str());
+}
+
 TEST(BitmapDirectory, RefusesADamagedTable) {
   const auto entries = entries_of(image());
   ASSERT_TRUE(entries.ok());

@@ -331,12 +331,13 @@ TEST_P(BitmapHistories, AreQemus) {
 
 INSTANTIATE_TEST_SUITE_P(
     Variants, BitmapHistories,
-    ::testing::Values(Variant{"cluster_size=64k", 5 * kMib, 65536},
-                      Variant{"cluster_size=512", 3 * kMib, 512},
-                      Variant{"cluster_size=4k", kMib + 1536, 4096},
-                      Variant{"cluster_size=1k,refcount_bits=1", 2 * kMib,
-                              1024},
-                      Variant{"cluster_size=2M", 33 * kMib, 2u << 20}));
+    ::testing::Values(
+        Variant{"cluster_size=64k", 5 * kMib, 65536},
+        Variant{"cluster_size=512", 3 * kMib, 512},
+        Variant{"cluster_size=4k", kMib + 1536, 4096},
+        Variant{"cluster_size=1k,refcount_bits=1", 2 * kMib, 1024},
+        Variant{"cluster_size=16k,extended_l2=on", 2 * kMib, 16384},
+        Variant{"cluster_size=2M", 33 * kMib, 2u << 20}));
 
 // Bits that fill many clusters, all of them and some.
 TEST(Bitmaps, OfALargeDisk) {
