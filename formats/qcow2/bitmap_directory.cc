@@ -5,7 +5,6 @@
 #include <optional>
 #include <utility>
 
-#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "engine/access.h"
 #include "engine/byte_order.h"
@@ -173,6 +172,11 @@ absl::StatusOr<BitmapEntry> BitmapDirectoryReader::next() {
   status = check(entry);
   if (status.ok()) status = read_strings(extra_bytes, name_bytes, &entry);
   if (!status.ok()) return status;
+  if (!names_.insert(entry.name).second) {
+    return absl::DataLossError(
+        absl::StrCat("qcow2: bitmap directory: two bitmaps have the name '",
+                     entry.name, "'"));
+  }
   position_ += length;
   ++index_;
   if (at_end() && position_ != directory_.length_bytes) {
@@ -197,16 +201,10 @@ absl::StatusOr<std::vector<BitmapEntry>> read_bitmap_directory(
                                       "file's ",
                                       file_bytes));
   }
-  absl::flat_hash_set<std::string> names;
   BitmapDirectoryReader reader(file, header, directory);
   while (!reader.at_end()) {
     absl::StatusOr<BitmapEntry> entry = reader.next();
     if (!entry.ok()) return entry.status();
-    if (!names.insert(entry->name).second) {
-      return absl::DataLossError(
-          absl::StrCat("qcow2: bitmap directory: two bitmaps have the name '",
-                       entry->name, "'"));
-    }
     entries.push_back(*std::move(entry));
   }
   return entries;

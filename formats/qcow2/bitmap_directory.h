@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/byte_channel.h"
@@ -67,7 +68,8 @@ class BitmapDirectoryReader {
 
   bool at_end() const { return index_ == directory_.count; }
   // REQUIRES: !at_end().
-  // Errors: kDataLoss for a damaged entry, those of the file.
+  // Errors: kDataLoss for a damaged entry, or the name of one before; those of
+  // the file.
   absl::StatusOr<BitmapEntry> next();
 
  private:
@@ -81,10 +83,11 @@ class BitmapDirectoryReader {
   const BitmapDirectory directory_;
   uint32_t index_ = 0;
   uint64_t position_ = 0;
+  absl::flat_hash_set<std::string> names_;
 };
 
 // All of it.  Errors: those above, and kDataLoss if it does not lie within the
-// file or two bitmaps have one name.
+// file.
 absl::StatusOr<std::vector<BitmapEntry>> read_bitmap_directory(
     ByteChannel* file, const Header& header, const BitmapDirectory& directory);
 

@@ -268,7 +268,9 @@ std::shared_ptr<LoggingDriver> work(const std::string& first,
       EXPECT_TRUE(
           write_fill(image, granule(random() % (kDiskBytes / kCluster)), 1)
               .ok());
-      if (i % 3 == 2) EXPECT_TRUE(image.flush().ok());
+      if (i % 3 == 2) {
+        EXPECT_TRUE(image.flush().ok());
+      }
     }
   };
   for (int session = 0; session < 3; ++session) {
@@ -282,7 +284,9 @@ std::shared_ptr<LoggingDriver> work(const std::string& first,
       EXPECT_TRUE((*image)->remove_bitmap(session == 1 ? "new" : "old").ok());
     }
     write_some(**image);
-    if (session < 2) EXPECT_TRUE((*image)->close().ok());
+    if (session < 2) {
+      EXPECT_TRUE((*image)->close().ok());
+    }
   }
   return file;
 }

@@ -152,9 +152,13 @@ TEST_P(BitmapsExtensionTest, SurvivesPowerCuts) {
     for (int i = 0; i < 40; ++i) {
       const BitmapDirectory named = named_by(disk.cut(moment, &random), c);
       ASSERT_TRUE(named == c.from || named == c.to || named == kNone);
-      if (moment == 0) ASSERT_TRUE(named == c.from);
+      if (moment == 0) {
+        ASSERT_TRUE(named == c.from);
+      }
       // All but the zeroes that a removal leaves is durable.
-      if (moment == log.size()) ASSERT_TRUE(named == c.to);
+      if (moment == log.size()) {
+        ASSERT_TRUE(named == c.to);
+      }
       if (HasFailure()) return;
     }
   }
@@ -183,10 +187,13 @@ TEST_P(BitmapsExtensionTest, SaysWhatAnErrorLeaves) {
       }
       ASSERT_EQ(status.ok(), state == State::kNew);
       if (status.ok()) continue;
-      if (state == State::kOld) ASSERT_EQ(named, c.from);
+      if (state == State::kOld) {
+        ASSERT_EQ(named, c.from);
+      }
       // An error that does not come again is made good.
-      if (repeat == ObservingDriver::Repeat::kOnce)
+      if (repeat == ObservingDriver::Repeat::kOnce) {
         ASSERT_EQ(state, State::kOld);
+      }
     }
   }
 }
