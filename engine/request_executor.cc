@@ -334,10 +334,9 @@ absl::Status RequestExecutor::write_zeroes_aligned(ByteRange range,
                transfer_.limits().request_alignment_bytes);
   const uint64_t first =
       std::min(align_up(range.offset, alignment), range.end());
-  const uint64_t last =
-      range.end() == length_bytes()
-          ? range.end()
-          : std::max(first, align_down(range.end(), alignment));
+  // Also at the end of the device: what goes with it may be more than its part
+  // of the block.
+  const uint64_t last = std::max(first, align_down(range.end(), alignment));
   const ByteRange pieces[] = {{range.offset, first - range.offset},
                               {first, last - first},
                               {last, range.end() - last}};

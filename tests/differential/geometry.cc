@@ -2,9 +2,9 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <ostream>
-#include <set>
-#include <tuple>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 
@@ -19,12 +19,13 @@ constexpr std::array<const char*, 6> kBackingNames = {
 using Value = std::pair<int, std::string>;
 using Pair = std::pair<Value, Value>;
 
-std::array<Value, 5> values_of(const Geometry& geometry) {
+std::array<Value, 6> values_of(const Geometry& geometry) {
   return {Value{0, absl::StrCat(geometry.cluster_bytes)},
           Value{1, absl::StrCat(geometry.refcount_bits)},
           Value{2, geometry.compat},
           Value{3, kBackingNames[static_cast<size_t>(geometry.backing)]},
-          Value{4, geometry.preallocation}};
+          Value{4, geometry.preallocation},
+          Value{5, geometry.extended_l2 ? "extended" : "standard"}};
 }
 
 std::vector<Pair> pairs_of(const Geometry& geometry) {
@@ -61,6 +62,7 @@ std::string Geometry::create_options() const {
                    ",refcount_bits=", refcount_bits, ",compat=", compat);
   if (preallocation != "off")
     absl::StrAppend(&options, ",preallocation=", preallocation);
+  if (extended_l2) absl::StrAppend(&options, ",extended_l2=on");
   return options;
 }
 
@@ -68,7 +70,8 @@ std::string Geometry::name() const {
   return absl::StrCat("cluster_", cluster_bytes, "_refcount_", refcount_bits,
                       "_version_", compat == "1.1" ? 3 : 2, "_backing_",
                       kBackingNames[static_cast<size_t>(backing)],
-                      "_preallocation_", preallocation);
+                      "_preallocation_", preallocation,
+                      extended_l2 ? "_extended" : "");
 }
 
 void PrintTo(const Geometry& geometry, std::ostream* out) {
@@ -93,6 +96,10 @@ std::vector<Geometry> all_geometries() {
                            .compat = compat,
                            .backing = static_cast<Geometry::Backing>(backing),
                            .preallocation = preallocation});
+            // Subclusters have at least 512 bytes.
+            if (cluster_bytes < 32 * 512 || compat[0] == '0') continue;
+            all.push_back(all.back());
+            all.back().extended_l2 = true;
           }
         }
       }
@@ -103,27 +110,28 @@ std::vector<Geometry> all_geometries() {
 
 std::vector<Geometry> pairwise_geometries() {
   const std::vector<Geometry> all = all_geometries();
-  std::set<Pair> missing;
-  for (const Geometry& geometry : all) {
-    for (const Pair& pair : pairs_of(geometry)) missing.insert(pair);
+  // Pairs by number: they are compared a million times.
+  std::map<Pair, size_t> numbers;
+  std::vector<std::vector<size_t>> pairs(all.size());
+  for (size_t i = 0; i < all.size(); ++i) {
+    for (const Pair& pair : pairs_of(all[i]))
+      pairs[i].push_back(
+          numbers.try_emplace(pair, numbers.size()).first->second);
   }
+  std::vector<bool> missing(numbers.size(), true);
+  const auto gain = [&](size_t i) {
+    return std::count_if(pairs[i].begin(), pairs[i].end(),
+                         [&](size_t pair) { return missing[pair]; });
+  };
   // Greedy: always the one that adds the most pairs.
   std::vector<Geometry> chosen;
-  while (!missing.empty()) {
-    const auto gain = [&](const Geometry& geometry) {
-      const auto pairs = pairs_of(geometry);
-      return std::count_if(pairs.begin(), pairs.end(), [&](const Pair& pair) {
-        return missing.contains(pair);
-      });
-    };
-    const Geometry* best = &all.front();
-    auto best_gain = gain(*best);
-    for (const Geometry& geometry : all) {
-      const auto this_gain = gain(geometry);
-      if (this_gain > best_gain) best = &geometry, best_gain = this_gain;
+  while (std::find(missing.begin(), missing.end(), true) != missing.end()) {
+    size_t best = 0;
+    for (size_t i = 1; i < all.size(); ++i) {
+      if (gain(i) > gain(best)) best = i;
     }
-    for (const Pair& pair : pairs_of(*best)) missing.erase(pair);
-    chosen.push_back(*best);
+    for (const size_t pair : pairs[best]) missing[pair] = false;
+    chosen.push_back(all[best]);
   }
   return chosen;
 }

@@ -27,6 +27,7 @@ struct Geometry {
   std::string compat = "1.1";
   Backing backing = Backing::kNone;
   std::string preallocation = "off";
+  bool extended_l2 = false;
 
   // Several clusters, several L2 tables where they are small, and an end in
   // the middle of a cluster.

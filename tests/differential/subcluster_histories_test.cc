@@ -213,8 +213,8 @@ class History {
         length_unit == cluster_bytes_ ? 3 : 1 + random_() % 40;
     const uint64_t offset = random_() % (disk_bytes_ / unit) * unit;
     const uint64_t length = (1 + random_() % most) * length_unit;
-    // Now and then up to the very end.
-    const bool to_end = random_() % 12 == 0;
+    // Often up to the very end.
+    const bool to_end = random_() % 6 == 0;
     return {offset, to_end ? disk_bytes_ - offset
                            : std::min(length, disk_bytes_ - offset)};
   }

@@ -146,6 +146,8 @@ struct Setting {
   bool compresses = false;
   // Snapshots come and go.
   bool snapshots = false;
+  // Zeroes go by subclusters, which are sectors.
+  bool subclusters = false;
 };
 
 MemoryImageOptions options_of(uint64_t cluster_bytes, uint64_t size_bytes,
@@ -179,6 +181,12 @@ std::vector<Setting> settings() {
   Setting snapshots{"Snapshots", options_of(4096, 96 * 4096, "lazy"), 4096};
   snapshots.snapshots = true;
   list.push_back(std::move(snapshots));
+  Setting subclusters{"Subclusters", options_of(16384, 64 * 16384, "lazy"),
+                      16384};
+  subclusters.options.create["extended_l2"] = "on";
+  subclusters.options.backing = content_of({0, 64 * 16384}, kFirstVersion);
+  subclusters.subclusters = true;
+  list.push_back(std::move(subclusters));
   return list;
 }
 
@@ -320,8 +328,10 @@ void PowerCut::work_as(uint64_t thread, uint64_t threads, int operations,
     }
     const bool writes = dice < 75;
     const bool compresses = writes && setting_.compresses && random() % 2 == 0;
-    const ByteRange range =
-        draw_range(thread, threads, !writes || compresses, &random);
+    const bool discards = dice >= 75 && dice < 88;
+    const bool by_sectors =
+        writes ? !compresses : setting_.subclusters && !discards;
+    const ByteRange range = draw_range(thread, threads, !by_sectors, &random);
     const uint64_t version =
         writes ? 2 + static_cast<uint64_t>(i) * threads + thread : kZeroes;
     history_.begin(range, version, file_->mark());
@@ -332,7 +342,7 @@ void PowerCut::work_as(uint64_t thread, uint64_t threads, int operations,
       const Sector sector = Sector::from_byte_offset(range.offset);
       status = compresses ? driver_->write_compressed(qiov, sector)
                           : driver_->write(qiov, sector);
-    } else if (dice < 88) {
+    } else if (discards) {
       status = driver_->discard(range);
     } else {
       status = driver_->write_zeroes(range, {.may_unmap = dice % 2 == 0});
