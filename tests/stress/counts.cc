@@ -25,7 +25,8 @@ void Counts::add(const Counts& other) {
 
 std::string Counts::to_string() const {
   static constexpr const char* kNames[kOperationCount] = {
-      "read", "write", "pread", "pwrite", "discard", "write-zeroes", "flush"};
+      "read",    "write",        "pread", "pwrite",
+      "discard", "write-zeroes", "flush", "compressed"};
   std::string text = absl::StrFormat("  %-14s%12s%12s%12s\n", "operation",
                                      "synchronous", "callback", "queue");
   for (size_t i = 0; i < kOperationCount; ++i) {

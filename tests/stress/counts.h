@@ -19,9 +19,10 @@ enum class Operation {
   kPwrite,
   kDiscard,
   kWriteZeroes,
-  kFlush
+  kFlush,
+  kWriteCompressed
 };
-inline constexpr size_t kOperationCount = 7;
+inline constexpr size_t kOperationCount = 8;
 
 enum class Mode { kSynchronous, kCallback, kQueue };
 inline constexpr size_t kModeCount = 3;

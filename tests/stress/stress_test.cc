@@ -15,6 +15,7 @@
 
 #include "gtest/gtest.h"
 #include "tests/stress/counts.h"
+#include "tests/stress/maintenance.h"
 #include "tests/stress/stress_image.h"
 #include "tests/stress/workload.h"
 #include "tests/support/seed.h"
@@ -143,9 +144,21 @@ void run_once(StressImage* image, const StressVariant& variant, uint64_t seed,
   auto device = image->open(executor.get(), options, /*read_only=*/false);
   ASSERT_TRUE(device.ok()) << device.status();
 
+  auto before = image->verify(**device);
+  ASSERT_TRUE(before.ok()) << before.status();
+  Maintenance maintenance(device->get(), seed, *std::move(before));
+  const absl::Status started = maintenance.start();
+  ASSERT_TRUE(started.ok()) << started;
+
   WorkloadOptions workload_options;
   workload_options.seed = seed;
   workload_options.most_sectors = variant.most_sectors;
+  workload_options.meanwhile = [&] { return maintenance.step(); };
+  BlockDriver& driver = (*device)->driver();
+  if (driver.capabilities().has(Capability::kWriteCompressed)) {
+    workload_options.cluster_bytes =
+        driver.info().cluster_size_bytes.value_or(0);
+  }
   Workload workload(device->get(), &image->model(), executor.get(),
                     workload_options);
   const Clock::time_point end =
@@ -159,6 +172,11 @@ void run_once(StressImage* image, const StressVariant& variant, uint64_t seed,
 
   const auto content = image->verify(**device);
   ASSERT_TRUE(content.ok()) << content.status();
+  const absl::Status sound = maintenance.judge(*content);
+  ASSERT_TRUE(sound.ok()) << sound;
+  std::printf("%s: %d snapshots, %d changes of bitmaps\n", variant.name.c_str(),
+              static_cast<int>(maintenance.snapshots()),
+              static_cast<int>(maintenance.bitmap_changes()));
   ASSERT_TRUE((*device)->close().ok());
   device->reset();
   const absl::Status judged = image->judge(*content);

@@ -10,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "engine/checked_math.h"
 #include "engine/io_vector.h"
 #include "engine/sector.h"
 
@@ -35,12 +36,13 @@ bool is_read(Operation operation) {
   return operation == Operation::kRead || operation == Operation::kPread;
 }
 bool is_write(Operation operation) {
-  return operation == Operation::kWrite || operation == Operation::kPwrite;
+  return operation == Operation::kWrite || operation == Operation::kPwrite ||
+         operation == Operation::kWriteCompressed;
 }
 
 // How often each operation is chosen, of a hundred.
-constexpr std::array<int, kOperationCount> kWeights = {26, 26, 10, 12,
-                                                       10, 10, 6};
+constexpr std::array<int, kOperationCount> kWeights = {25, 24, 10, 12,
+                                                       10, 10, 5,  4};
 
 Operation choose_operation(Random& random) {
   int left = static_cast<int>(random() % 100);
@@ -68,6 +70,15 @@ ByteRange choose_range(Random& random, Operation operation,
         (length + kSectorSizeBytes - 1) / kSectorSizeBytes * kSectorSizeBytes;
   }
   return {offset, std::min(length, length_bytes - offset)};
+}
+
+// Whole clusters, four at most.
+ByteRange widen_to_clusters(ByteRange range, uint64_t cluster_bytes,
+                            uint64_t length_bytes) {
+  const uint64_t begin = align_down(range.offset, cluster_bytes);
+  const uint64_t end = std::min({align_up(range.end(), cluster_bytes),
+                                 begin + 4 * cluster_bytes, length_bytes});
+  return {begin, end - begin};
 }
 
 // Cuts `memory` into up to 20 segments, so that short and long lists occur.
@@ -130,6 +141,11 @@ class Workload::Worker {
     request->range = choose_range(random_, request->operation,
                                   workload_.model_->length_bytes(),
                                   workload_.options_.most_sectors);
+    if (request->operation == Operation::kWriteCompressed && compresses()) {
+      request->range =
+          widen_to_clusters(request->range, workload_.options_.cluster_bytes,
+                            workload_.model_->length_bytes());
+    }
     request->in_flight = &in_flight_;
     if (is_read(request->operation) || is_write(request->operation)) {
       request->memory.assign(request->range.length, 0xcc);
@@ -149,6 +165,7 @@ class Workload::Worker {
         return;
       case Operation::kWrite:
       case Operation::kPwrite:
+      case Operation::kWriteCompressed:
         request->change = model.begin_write(request->range);
         ModelDisk::fill(*request->change, request->qiov);
         return;
@@ -163,6 +180,7 @@ class Workload::Worker {
     }
   }
 
+  bool compresses() const { return workload_.options_.cluster_bytes != 0; }
   WriteFlags choose_write_flags() { return {.fua = random_() % 64 == 0}; }
   WriteZeroesFlags choose_zero_flags() {
     return {.may_unmap = random_() % 2 == 0, .no_fallback = false};
@@ -194,6 +212,10 @@ class Workload::Worker {
         break;
       case Operation::kFlush:
         status = device.flush();
+        break;
+      case Operation::kWriteCompressed:
+        status = compresses() ? device.write_compressed(request->qiov, sector)
+                              : device.write(request->qiov, sector);
         break;
     }
     workload_.finish(request, status);
@@ -236,6 +258,11 @@ class Workload::Worker {
                                        std::move(finish));
       case Operation::kFlush:
         return device.aio_flush(std::move(finish));
+      case Operation::kWriteCompressed:
+        return compresses() ? device.aio_write_compressed(sector, request->qiov,
+                                                          std::move(finish))
+                            : device.aio_writev(sector, request->qiov,
+                                                std::move(finish));
     }
     return {};
   }
@@ -335,11 +362,18 @@ size_t Workload::reap(size_t at_least, absl::Duration timeout) {
   return count + callbacks;
 }
 
+void Workload::do_meanwhile() {
+  if (!options_.meanwhile) return;
+  const absl::Status status = options_.meanwhile();
+  if (!status.ok()) fail(absl::StrCat("meanwhile: ", status.ToString()));
+}
+
 void Workload::run(const std::function<bool(const Counts& counts)>& enough) {
   if (executor_->width() == 0) {
     Worker worker(this, options_.seed);
     while (!failed() && !enough(counts_)) {
       const uint64_t choice = worker.random()() % 8;
+      if (worker.random()() % 1024 == 0) do_meanwhile();
       if (choice < 4 && worker.may_submit()) worker.step();
       if (choice >= 3 && choice < 7) (void)executor_->run_one();
       if (choice >= 6) reap(0, absl::ZeroDuration());
@@ -355,8 +389,10 @@ void Workload::run(const std::function<bool(const Counts& counts)>& enough) {
       workers.push_back(std::make_unique<Worker>(this, options_.seed + i));
       threads.emplace_back([worker = workers.back().get()] { worker->run(); });
     }
-    while (!failed() && !enough(counts_))
+    while (!failed() && !enough(counts_)) {
       absl::SleepFor(absl::Milliseconds(10));
+      do_meanwhile();
+    }
     stop_ = true;
     for (std::thread& thread : threads) thread.join();
   }

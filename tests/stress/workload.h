@@ -15,6 +15,7 @@
 #include <string>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
 #include "absl/synchronization/mutex.h"
 #include "engine/block_device.h"
 #include "tests/stress/counts.h"
@@ -31,6 +32,10 @@ struct WorkloadOptions {
   uint64_t most_sectors = 64;
   // Requests of one worker in flight at one time.
   size_t depth = 16;
+  // What compressed writes are made of; 0: they are plain writes.
+  uint64_t cluster_bytes = 0;
+  // Done again and again beside the requests, by one thread; may be empty.
+  std::function<absl::Status()> meanwhile = nullptr;
 };
 
 class Workload {
@@ -51,6 +56,7 @@ class Workload {
   class Worker;
 
   void fail(const std::string& what);
+  void do_meanwhile();
   bool failed() const { return failed_.load(); }
   // Judges a request that has ended, and forgets it.
   void finish(Request* request, const absl::Status& status);
