@@ -31,12 +31,14 @@ constexpr uint64_t kMaxTransferBytes = uint64_t{64} << 10;
 // A check walks what the file holds many times over.
 constexpr uint64_t kMaxCheckedBytes = uint64_t{1} << 20;
 
-// The backing file of whatever names one.
+// The backing file of whatever names one, and an empty data file.
 OpenContext context() {
   OpenContext context;
   context.open_child = [](const ChildRequest& request)
       -> absl::StatusOr<std::shared_ptr<BlockDriver>> {
     require(request.filename.size() <= 4096, "a child's name is bounded");
+    if (request.role == ChildRole::kDataFile)
+      return std::make_shared<FuzzFile>("", request.read_only);
     return std::make_shared<FuzzFile>(std::string(4096, 'B'),
                                       /*read_only=*/true);
   };

@@ -14,7 +14,7 @@ import tempfile
 import zlib
 
 PROGRAM = bytes([0x20, 3, 0x61, 9, 0x42, 5, 0x23, 2, 0x44, 70, 6, 0, 0, 1, 6, 2])
-IDLE = bytes([7] * 16)
+IDLE = bytes([6, 129, 7, 0, 0x20, 3, 6, 130, 7, 0, 6, 131, 7, 0, 6, 132])
 
 
 def run(*command):
@@ -37,10 +37,9 @@ def make_image(path, options, commands=(), size="64k", snapshots=(), bitmaps=(),
         return file.read()
 
 
-def make_images(folder):
-    """Yields (name, bytes): one small image for each feature."""
-    path = os.path.join(folder, "image.qcow2")
-    backing = os.path.join(folder, "b")
+def make_images():
+    """Yields (name, bytes): one small image for each feature; in this folder."""
+    path, backing, data = "image.qcow2", "b", "d"
     with open(backing, "wb") as file:
         file.write(b"B" * 4096)
     writes = ["write -P 1 0 3k", "write -z 4k 1k", "write -P 2 40k 512", "discard 1k 512"]
@@ -61,7 +60,6 @@ def make_images(folder):
     yield "backing", make_image(path, v2, writes[:1], backing=backing)
     yield "bitmaps", make_image(path, "cluster_size=1k", writes, bitmaps=["x", "yy"])
     yield "extended", make_image(path, "cluster_size=16k,extended_l2=on", writes)
-    data = os.path.join(folder, "d")
     yield "data_file", make_image(path, f"cluster_size=1k,data_file={data}", writes[:1])
 
 
@@ -84,7 +82,7 @@ def bitmap_entry(table_offset, table_size, flags, granularity_bits, name):
 
 
 def main():
-    folder = sys.argv[1]
+    folder = os.path.abspath(sys.argv[1])
 
     def put(fuzzer, name, data):
         os.makedirs(os.path.join(folder, fuzzer), exist_ok=True)
@@ -92,7 +90,8 @@ def main():
             file.write(data)
 
     with tempfile.TemporaryDirectory() as scratch:
-        for name, image in make_images(scratch):
+        os.chdir(scratch)  # what images name is relative
+        for name, image in make_images():
             put("header_fuzzer", name, image[:4096])
             if len(image) < 1 << 19:
                 put("image_fuzzer", name, PROGRAM + image)
@@ -108,7 +107,7 @@ def main():
     put("compressed_fuzzer", "text", b"\2" + deflate(bytes(range(256)) * 4))
     # A zstd frame of 512 bytes "x", as a run-length block.
     put("compressed_fuzzer", "zstd",
-        b"\1" + bytes.fromhex("28b52ffd6000010300") + b"\x10\x00\x78" )
+        b"\1" + bytes.fromhex("28b52ffd6000010300") + b"\x10\x00\x78")
 
 
 if __name__ == "__main__":
