@@ -280,6 +280,10 @@ absl::Status BlockDevice::close() { return core_->close(); }
 absl::Status BlockDevice::reopen(const ReopenOptions& options) {
   return core_->reopen(options);
 }
+absl::Status BlockDevice::amend(const AmendOptions& options) {
+  return core_->amend(options);
+}
+
 absl::Status BlockDevice::set_length(uint64_t length_bytes) {
   return core_->set_length(length_bytes);
 }

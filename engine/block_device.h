@@ -180,6 +180,11 @@ class BlockDevice {
   // Errors: kFailedPrecondition inside a callback of this device.
   absl::Status reopen(const ReopenOptions& options);
 
+  // Drains, and changes what the image is (BlockDriver::amend()); requests that
+  // are submitted meanwhile wait.
+  // Errors: kFailedPrecondition inside a callback of this device.
+  absl::Status amend(const AmendOptions& options);
+
   // Drains, makes the image longer or shorter, and tells the listeners.
   // Errors: kFailedPrecondition inside a callback of this device.
   absl::Status set_length(uint64_t length_bytes);

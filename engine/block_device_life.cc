@@ -98,6 +98,20 @@ absl::Status BlockDevice::Core::reopen(const ReopenOptions& options) {
   });
 }
 
+absl::Status BlockDevice::Core::amend(const AmendOptions& options) {
+  if (absl::Status inside = refuse_inside_callback("amend"); !inside.ok())
+    return inside;
+  return change_quiescent([&]() -> absl::Status {
+    if (requests_.read_only())
+      return absl::PermissionDeniedError("the device is read-only");
+    if (!requests_.capabilities().has(Capability::kAmend)) {
+      return absl::UnimplementedError(absl::StrCat(
+          "the ", driver_->format_name(), " driver cannot amend an image"));
+    }
+    return driver_->amend(options);
+  });
+}
+
 absl::Status BlockDevice::Core::set_length(uint64_t length_bytes) {
   if (absl::Status inside = refuse_inside_callback("set_length"); !inside.ok())
     return inside;

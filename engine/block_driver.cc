@@ -48,6 +48,10 @@ absl::StatusOr<CheckResult> BlockDriver::check(const CheckOptions&) {
   return unimplemented(*this, "check");
 }
 
+absl::Status BlockDriver::amend(const AmendOptions&) {
+  return unimplemented(*this, "amendment of options");
+}
+
 absl::StatusOr<std::vector<SnapshotInfo>> BlockDriver::list_snapshots() {
   return unimplemented(*this, "list of snapshots");
 }

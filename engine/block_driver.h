@@ -37,6 +37,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/access.h"
+#include "engine/amend.h"
 #include "engine/dirty_bitmap.h"
 #include "engine/image_check.h"
 #include "engine/io_vector.h"
@@ -87,6 +88,7 @@ enum class Capability : uint32_t {
   kCheck = 1 << 12,
   kSnapshots = 1 << 13,
   kBitmaps = 1 << 14,
+  kAmend = 1 << 16,
 };
 
 class Capabilities {
@@ -287,6 +289,13 @@ class BlockDriver {
   // image's cannot be changed.
   virtual absl::Status apply_snapshot(absl::string_view snapshot);
   virtual absl::Status delete_snapshot(absl::string_view snapshot);
+
+  // Changes what the image is: its version, the width of its refcounts, ...
+  // Requests may be in flight; they wait while it works.  Its data do not
+  // change; on error the image may have some of the changes, complete.
+  // Errors: kInvalidArgument for an option that makes no sense or that nothing
+  // can change, kUnimplemented for what this image cannot become, kCancelled.
+  virtual absl::Status amend(const AmendOptions& options);
 
   // Dirty bitmaps that the image keeps while it is closed.  Every change of the
   // disk through this driver is recorded in those that are enabled.  Changes of

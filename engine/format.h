@@ -162,6 +162,8 @@ class ImageFormat {
                               const CreateOptions& options,
                               const OpenContext& context) const = 0;
   virtual std::vector<OptionHelp> create_options() const = 0;
+  // What BlockDriver::amend() can change; empty: nothing.
+  virtual std::vector<OptionHelp> amend_options() const { return {}; }
   virtual bool supports_backing() const { return false; }
   // How much of the file create() needs before it starts (raw: the image's
   // size; formats that grow: 0), with what the protocol must know of `options`.

@@ -15,6 +15,7 @@ namespace spindle {
 
 // Adds a subcommand to `app` and returns what runs it: the exit code.
 using Command = std::function<int()>;
+Command add_amend_command(CLI::App* app);
 Command add_create_command(CLI::App* app);
 Command add_check_command(CLI::App* app);
 Command add_convert_command(CLI::App* app);

@@ -24,6 +24,7 @@ int main(int argc, char** argv) {
   app.require_subcommand(1);
   using AddCommand = spindle::Command (*)(CLI::App*);
   const std::vector<std::pair<const char*, AddCommand>> adders = {
+      {"amend", spindle::add_amend_command},
       {"create", spindle::add_create_command},
       {"check", spindle::add_check_command},
       {"convert", spindle::add_convert_command},

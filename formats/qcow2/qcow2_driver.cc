@@ -13,6 +13,7 @@
 #include "engine/dirty_bitmap.h"
 #include "engine/errors.h"
 #include "engine/gate.h"
+#include "formats/qcow2/amend.h"
 #include "formats/qcow2/bitmaps.h"
 #include "formats/qcow2/check.h"
 #include "formats/qcow2/check_driver.h"
@@ -20,6 +21,7 @@
 #include "formats/qcow2/data_reader.h"
 #include "formats/qcow2/data_writer.h"
 #include "formats/qcow2/header.h"
+#include "formats/qcow2/header_file.h"
 #include "formats/qcow2/image.h"
 #include "formats/qcow2/image_files.h"
 #include "formats/qcow2/mapping_changer.h"
@@ -90,6 +92,7 @@ class Qcow2Driver final : public BlockDriver {
   absl::Status enable_bitmap(absl::string_view name, bool enabled) override;
   absl::Status merge_bitmap(absl::string_view name,
                             const DirtyBitmap& source) override;
+  absl::Status amend(const AmendOptions& options) override;
   absl::Status write_compressed(const IoVector& qiov, Sector sector) override;
   absl::Status reopen(const ReopenOptions& options) override;
   absl::Status inactivate() override;
@@ -140,6 +143,9 @@ class Qcow2Driver final : public BlockDriver {
   // OK if an operation that has the image to itself may change it.
   absl::Status may_change() const;
   absl::Status may_change_snapshots() const;
+
+  // Opens the image anew after its header has changed.
+  absl::Status load_amended();
 
   // What activate() does once it has the locks.
   absl::Status load_again();
@@ -312,6 +318,7 @@ DriverLimits Qcow2Driver::limits() const {
 }
 
 Capabilities Qcow2Driver::capabilities() const {
+  const Gate::Passage inside(&gate_);  // an amendment changes the version
   Capabilities list{Capability::kBlockStatus, Capability::kCheck,
                     Capability::kSnapshots, Capability::kBitmaps};
   // What the files must be able to do as well.
@@ -321,6 +328,7 @@ Capabilities Qcow2Driver::capabilities() const {
   }
   if (read_only()) return list;
   list.add(Capability::kDiscard);
+  list.add(Capability::kAmend);
   if (files_.data_file == nullptr) list.add(Capability::kWriteCompressed);
   if (files_.can(Capability::kTryWrite)) list.add(Capability::kTryWrite);
   if (header_.version >= kVersion3 || backing_ == nullptr) {
@@ -374,21 +382,10 @@ absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range,
   return parts_->status_reader.status(range, scope);
 }
 
-absl::StatusOr<Header> read_header(BlockDriver* file) {
+absl::StatusOr<Header> read_header_of(BlockDriver* file) {
   // Not owned: the channel lives no longer than this call.
   ByteChannel channel(std::shared_ptr<BlockDriver>(file, [](BlockDriver*) {}));
-  const uint64_t file_length = file->length_bytes();
-  std::vector<uint8_t> head(
-      std::min<uint64_t>(file_length, kVersion2HeaderBytes));
-  absl::Status status =
-      channel.read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
-  if (!status.ok()) return status;
-  const absl::StatusOr<uint64_t> wanted = header_read_length(head, file_length);
-  if (!wanted.ok()) return wanted.status();
-  head.resize(*wanted);
-  status = channel.read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
-  if (!status.ok()) return status;
-  return parse_header(head, file_length);
+  return read_header(&channel);
 }
 
 // ---- Check ------------------------------------------------------------------
@@ -412,7 +409,7 @@ absl::StatusOr<CheckResult> Qcow2Driver::check(const CheckOptions& options) {
       check_file(&parts_->image->file(), options);
   // The caches knew the image as it was.
   parts_.reset();
-  const absl::StatusOr<Header> header = read_header(file_.get());
+  const absl::StatusOr<Header> header = read_header_of(file_.get());
   status = header.ok() ? load_parts(*header) : header.status();
   if (!status.ok()) return result.ok() ? status : result.status();
   // What a repair changes; requests that wait at the gate read other members.
@@ -511,6 +508,48 @@ absl::Status Qcow2Driver::merge_bitmap(absl::string_view name,
   return parts_->bitmaps.merge(name, source);
 }
 
+// ---- Amend -----------------------------------------------------------------
+
+absl::Status Qcow2Driver::load_amended() {
+  live_bitmaps_.forget();
+  parts_.reset();
+  const absl::StatusOr<Header> header = read_header_of(file_.get());
+  absl::Status status = header.ok() ? load_parts(*header) : header.status();
+  if (!status.ok()) return status;
+  // Its length is asked for outside the gate; what changes that says so itself.
+  header_.version = header->version;
+  header_.incompatible_features = header->incompatible_features;
+  header_.compatible_features = header->compatible_features;
+  header_.autoclear_features = header->autoclear_features;
+  header_.compression_type = header->compression_type;
+  header_.refcount_order = header->refcount_order;
+  header_.refcount_table_offset = header->refcount_table_offset;
+  header_.refcount_table_clusters = header->refcount_table_clusters;
+  header_.extensions = header->extensions;
+  return status;
+}
+
+absl::Status Qcow2Driver::amend(const AmendOptions& options) {
+  // Closed for all of it: what the caches have changes.
+  const Gate::Closure closed(&gate_);
+  absl::Status status = may_change();
+  if (status.ok()) status = parts_->image->corruption().writes_allowed();
+  if (status.ok()) status = parts_->finish_writing();
+  if (!status.ok()) return status;
+  const auto image = [this] {
+    return parts_ == nullptr ? nullptr : parts_->image.get();
+  };
+  status = amend_image({image, [this] { return load_amended(); },
+                        [](uint64_t) -> absl::Status {
+                          return absl::UnimplementedError(
+                              "the size of a qcow2 image cannot be changed");
+                        },
+                        [this] { return parts_->snapshots.rewrite_table(); }},
+                       options);
+  const absl::Status loaded = load_amended();
+  return status.ok() ? loaded : status;
+}
+
 // ---- Life cycle ------------------------------------------------------------
 
 absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
@@ -589,7 +628,7 @@ absl::Status repair_if_dirty(BlockDriver* file, const LogSink& log,
         "the image is marked dirty, and after a repair ", result->corruptions,
         " corruptions and ", result->check_errors, " check errors are left"));
   }
-  absl::StatusOr<Header> repaired = read_header(file);
+  absl::StatusOr<Header> repaired = read_header_of(file);
   if (!repaired.ok()) return repaired.status();
   *header = *std::move(repaired);
   return absl::OkStatus();
@@ -597,7 +636,7 @@ absl::Status repair_if_dirty(BlockDriver* file, const LogSink& log,
 
 absl::Status Qcow2Driver::load_again() {
   // Somebody else may have written the image meanwhile.
-  absl::StatusOr<Header> header = read_header(file_.get());
+  absl::StatusOr<Header> header = read_header_of(file_.get());
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, read_only());
   if (!status.ok()) return status;
@@ -645,7 +684,7 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
     std::shared_ptr<BlockDriver> file, const OpenOptions& options,
     const OpenContext& context) {
   if (options.for_check) return open_for_check(std::move(file));
-  absl::StatusOr<Header> header = read_header(file.get());
+  absl::StatusOr<Header> header = read_header_of(file.get());
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, options.read_only);
   if (!status.ok()) return status;

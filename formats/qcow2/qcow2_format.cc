@@ -10,6 +10,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "engine/block_driver.h"
+#include "formats/qcow2/amend_plan.h"
 #include "formats/qcow2/create.h"
 #include "formats/qcow2/header.h"
 #include "formats/qcow2/qcow2_driver.h"
@@ -73,6 +74,10 @@ class Qcow2Format final : public ImageFormat {
         {"refcount_bits", "<num>", "Width of a reference count entry in bits"},
         {"size", "<size>", "Virtual disk size"},
     };
+  }
+
+  std::vector<OptionHelp> amend_options() const override {
+    return qcow2::amend_options();
   }
 
   absl::StatusOr<std::optional<NewDataFile>> new_data_file(

@@ -48,6 +48,9 @@ class Snapshots {
   absl::Status enter_extents();
 
   absl::StatusOr<std::vector<SnapshotInfo>> list();
+  // Writes the table anew, with all that is known of each snapshot; while the
+  // gate is closed.
+  absl::Status rewrite_table() { return switch_to(snapshots_); }
   absl::StatusOr<SnapshotInfo> create(const SnapshotInfo& wanted);
   // `snapshot`: an id, or else a name.
   absl::Status apply(absl::string_view snapshot);

@@ -1,0 +1,173 @@
+#include "formats/qcow2/amend_plan.h"
+
+#include <bit>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/string_view.h"
+#include "engine/checked_math.h"
+#include "engine/sector.h"
+#include "formats/options/option_values.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+absl::Status refuse(absl::string_view message) {
+  return absl::InvalidArgumentError(message);
+}
+
+absl::Status read_version(const std::string& text, AmendPlan* plan) {
+  if (text.empty()) return absl::OkStatus();
+  if (text == "0.10" || text == "v2") {
+    plan->version = kVersion2;
+  } else if (text == "1.1" || text == "v3") {
+    plan->version = kVersion3;
+  } else {
+    return refuse(absl::StrCat("Unknown compatibility level ", text));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status read_refcount_bits(const std::string& text, AmendPlan* plan) {
+  const absl::StatusOr<uint64_t> bits =
+      parse_number_option("refcount_bits", text);
+  if (!bits.ok()) return bits.status();
+  if (!is_power_of_two(*bits) || *bits > uint64_t{1} << kMaxRefcountOrder) {
+    return refuse(
+        "Refcount width must be a power of two and may not exceed 64 bits");
+  }
+  plan->refcount_order = static_cast<uint32_t>(std::countr_zero(*bits));
+  return absl::OkStatus();
+}
+
+absl::Status read_size(const std::string& text, AmendPlan* plan) {
+  const absl::StatusOr<uint64_t> size = parse_size_option("size", text);
+  if (!size.ok()) return size.status();
+  if (*size % kSectorSizeBytes != 0)
+    return refuse("The new size must be a multiple of 512");
+  // As QEMU: 0 is no size.
+  if (*size != 0) plan->size_bytes = *size;
+  return absl::OkStatus();
+}
+
+absl::Status read_data_file(const std::string& text, const Header& header,
+                            AmendPlan* plan) {
+  if (!header.has_data_file()) {
+    return refuse(
+        "data-file can only be set for images that use an external data file");
+  }
+  if (text.size() > kMaxDataFilenameBytes) {
+    return refuse(absl::StrCat("data_file has a name of ", text.size(),
+                               " bytes: the limit is ", kMaxDataFilenameBytes));
+  }
+  plan->data_filename = text;
+  return absl::OkStatus();
+}
+
+absl::Status read_data_file_raw(const std::string& text, const Header& header,
+                                AmendPlan* plan) {
+  const absl::StatusOr<bool> raw = parse_bool_option("data_file_raw", text);
+  if (!raw.ok()) return raw.status();
+  if (*raw && !header.data_file_is_raw())
+    return refuse("data-file-raw cannot be set on existing images");
+  plan->data_file_is_raw = *raw;
+  return absl::OkStatus();
+}
+
+absl::Status read_lazy_refcounts(const std::string& text, AmendPlan* plan) {
+  const absl::StatusOr<bool> lazy = parse_bool_option("lazy_refcounts", text);
+  if (!lazy.ok()) return lazy.status();
+  plan->lazy_refcounts = *lazy;
+  return absl::OkStatus();
+}
+
+absl::Status read_backing(const std::string& text, const std::string& now) {
+  if (text == now) return absl::OkStatus();
+  return refuse(
+      "Cannot amend the backing file\n"
+      "You can use 'qemu-img rebase' instead.");
+}
+
+absl::Status read_option(const std::string& name, const std::string& value,
+                         const Header& header, AmendPlan* plan) {
+  if (name == "compat") return read_version(value, plan);
+  if (name == "refcount_bits") return read_refcount_bits(value, plan);
+  if (name == "lazy_refcounts") return read_lazy_refcounts(value, plan);
+  if (name == "size") return read_size(value, plan);
+  if (name == "data_file") return read_data_file(value, header, plan);
+  if (name == "data_file_raw") return read_data_file_raw(value, header, plan);
+  if (name == "backing_file")
+    return read_backing(value, header.backing_filename);
+  if (name == "backing_fmt") return read_backing(value, header.backing_format);
+  return refuse(absl::StrCat("Invalid parameter '", name, "'"));
+}
+
+// The features that version 2 does not have.
+absl::Status check_version2(const AmendPlan& plan, const Header& header) {
+  if (plan.lazy_refcounts && !header.lazy_refcounts()) {
+    return refuse(
+        "Lazy refcounts only supported with compatibility level 1.1 and above "
+        "(use compat=1.1 or greater)");
+  }
+  if (plan.refcount_order != kRefcountOrderOfVersion2) {
+    return refuse(
+        plan.refcount_order == header.refcount_order
+            ? "compat=0.10 requires refcount_bits=16"
+            : "Refcount widths other than 16 bits require compatibility level "
+              "1.1 or above (use compat=1.1 or greater)");
+  }
+  if (header.has_data_file()) {
+    return absl::UnimplementedError(
+        "Cannot downgrade an image with a data file");
+  }
+  const uint64_t others = header.incompatible_features &
+                          ~(kIncompatibleDirty | kIncompatibleCompressionType);
+  if (others != 0) {
+    return absl::UnimplementedError(absl::StrFormat(
+        "Cannot downgrade an image with incompatible features %#x set",
+        others));
+  }
+  if (header.find_extension(kExtensionBitmaps) != nullptr) {
+    return absl::UnimplementedError(
+        "Cannot downgrade an image with persistent bitmaps: version 2 has none "
+        "(remove them first)");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<AmendPlan> plan_amend(const OptionMap& changes,
+                                     const Header& header) {
+  AmendPlan plan;
+  plan.version = header.version;
+  plan.refcount_order = header.refcount_order;
+  plan.lazy_refcounts = header.lazy_refcounts();
+  plan.data_file_is_raw = header.data_file_is_raw();
+  for (const auto& [name, value] : changes) {
+    absl::Status status = read_option(name, value, header, &plan);
+    if (!status.ok()) return status;
+  }
+  if (plan.version < kVersion3) {
+    absl::Status status = check_version2(plan, header);
+    if (!status.ok()) return status;
+  }
+  return plan;
+}
+
+std::vector<OptionHelp> amend_options() {
+  return {
+      {"backing_file", "<str>", "File name of a base image"},
+      {"backing_fmt", "<str>", "Image format of the base image"},
+      {"compat", "<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"},
+      {"data_file", "<str>", "File name of an external data file"},
+      {"data_file_raw", "<bool (on/off)>",
+       "The external data file must stay valid as a raw image"},
+      {"lazy_refcounts", "<bool (on/off)>", "Postpone refcount updates"},
+      {"refcount_bits", "<num>", "Width of a reference count entry in bits"},
+      {"size", "<size>", "Virtual disk size"},
+  };
+}
+
+}  // namespace spindle::qcow2
