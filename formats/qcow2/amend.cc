@@ -178,6 +178,12 @@ absl::Status Amendment::run() {
   const bool will_downgrade = downgrades();
   progress_.say(0, 1);
   absl::Status status = will_downgrade ? check_downgrade() : absl::OkStatus();
+  if (status.ok() && plan_.refcount_order < header_.refcount_order) {
+    const AmendOptions nobody;
+    const AmendProgress silent(&nobody, 0);
+    status =
+        check_refcounts_fit(&image(), header_, plan_.refcount_order, silent);
+  }
   if (status.ok() && upgrades()) {
     status = upgrade();
     progress_.end_step();

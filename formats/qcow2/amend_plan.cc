@@ -32,7 +32,7 @@ absl::Status read_version(const std::string& text, AmendPlan* plan) {
 absl::Status read_refcount_bits(const std::string& text, AmendPlan* plan) {
   const absl::StatusOr<uint64_t> bits =
       parse_number_option("refcount_bits", text);
-  if (!bits.ok()) return bits.status();
+  if (!bits.ok()) return refuse("Parameter 'refcount_bits' expects a number");
   if (!is_power_of_two(*bits) || *bits > uint64_t{1} << kMaxRefcountOrder) {
     return refuse(
         "Refcount width must be a power of two and may not exceed 64 bits");
@@ -82,8 +82,19 @@ absl::Status read_lazy_refcounts(const std::string& text, AmendPlan* plan) {
   return absl::OkStatus();
 }
 
-absl::Status read_backing(const std::string& text, const std::string& now) {
-  if (text == now) return absl::OkStatus();
+// Both must be what they are, if one is given.
+absl::Status check_backing(const OptionMap& changes, const Header& header) {
+  const auto stays = [&](const char* name, const std::string& now) {
+    const auto given = changes.find(name);
+    return given == changes.end() ? now.empty()
+                                  : !now.empty() && given->second == now;
+  };
+  const bool is_given =
+      changes.count("backing_file") != 0 || changes.count("backing_fmt") != 0;
+  if (!is_given || (stays("backing_file", header.backing_filename) &&
+                    stays("backing_fmt", header.backing_format))) {
+    return absl::OkStatus();
+  }
   return refuse(
       "Cannot amend the backing file\n"
       "You can use 'qemu-img rebase' instead.");
@@ -97,9 +108,7 @@ absl::Status read_option(const std::string& name, const std::string& value,
   if (name == "size") return read_size(value, plan);
   if (name == "data_file") return read_data_file(value, header, plan);
   if (name == "data_file_raw") return read_data_file_raw(value, header, plan);
-  if (name == "backing_file")
-    return read_backing(value, header.backing_filename);
-  if (name == "backing_fmt") return read_backing(value, header.backing_format);
+  if (name == "backing_file" || name == "backing_fmt") return absl::OkStatus();
   return refuse(absl::StrCat("Invalid parameter '", name, "'"));
 }
 
@@ -146,11 +155,13 @@ absl::StatusOr<AmendPlan> plan_amend(const OptionMap& changes,
   plan.lazy_refcounts = header.lazy_refcounts();
   plan.data_file_is_raw = header.data_file_is_raw();
   for (const auto& [name, value] : changes) {
-    absl::Status status = read_option(name, value, header, &plan);
-    if (!status.ok()) return status;
+    absl::Status read = read_option(name, value, header, &plan);
+    if (!read.ok()) return read;
   }
+  absl::Status status = check_backing(changes, header);
+  if (!status.ok()) return status;
   if (plan.version < kVersion3) {
-    absl::Status status = check_version2(plan, header);
+    status = check_version2(plan, header);
     if (!status.ok()) return status;
   }
   return plan;

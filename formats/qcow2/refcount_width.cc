@@ -26,6 +26,10 @@ class WidthChange {
     next_.refcount_order = refcount_order;
   }
 
+  absl::Status check() {
+    absl::Status status = load_old_table();
+    return status.ok() ? find_needed_blocks().status() : status;
+  }
   absl::StatusOr<std::vector<HostClusters>> run();
 
  private:
@@ -267,6 +271,12 @@ absl::StatusOr<std::vector<HostClusters>> WidthChange::run() {
 }
 
 }  // namespace
+
+absl::Status check_refcounts_fit(Image* image, const Header& header,
+                                 uint32_t refcount_order,
+                                 const AmendProgress& progress) {
+  return WidthChange(image, header, refcount_order, progress).check();
+}
 
 absl::StatusOr<std::vector<HostClusters>> change_refcount_width(
     Image* image, const Header& header, uint32_t refcount_order,

@@ -15,6 +15,12 @@
 
 namespace spindle::qcow2 {
 
+// OK if every refcount fits the width 2^`refcount_order`.
+// Errors: as below.
+absl::Status check_refcounts_fit(Image* image, const Header& header,
+                                 uint32_t refcount_order,
+                                 const AmendProgress& progress);
+
 // Builds the refcount structures anew with the width 2^`refcount_order` beside
 // the old ones, which count them, makes them durable, and switches the header
 // (`header` is the image's).  Returns the clusters of the old structures: to be

@@ -256,7 +256,7 @@ TEST(AmendRefuses, AndTouchesNothing) {
        false,
        {{"compat", "0.10"}, {"lazy_refcounts", "on"}},
        "Lazy refcounts only supported"},
-      {{}, true, {{"refcount_bits", "1"}}, "has a refcount of 2"},
+      {{}, true, {{"refcount_bits", "1"}}, "has a refcount of 3"},
       {{}, false, {{"backing_file", "x"}}, "Cannot amend the backing file"},
       {{}, false, {{"data_file", "x"}}, "data-file can only be set"},
       {{}, false, {{"size", "1000"}}, "multiple of 512"},
