@@ -511,7 +511,6 @@ absl::Status Qcow2Driver::merge_bitmap(absl::string_view name,
 // ---- Amend -----------------------------------------------------------------
 
 absl::Status Qcow2Driver::load_amended() {
-  live_bitmaps_.forget();
   parts_.reset();
   const absl::StatusOr<Header> header = read_header_of(file_.get());
   absl::Status status = header.ok() ? load_parts(*header) : header.status();
@@ -534,7 +533,7 @@ absl::Status Qcow2Driver::amend(const AmendOptions& options) {
   const Gate::Closure closed(&gate_);
   absl::Status status = may_change();
   if (status.ok()) status = parts_->image->corruption().writes_allowed();
-  if (status.ok()) status = parts_->finish_writing();
+  if (status.ok()) status = parts_->image->rounds().settle();
   if (!status.ok()) return status;
   const auto image = [this] {
     return parts_ == nullptr ? nullptr : parts_->image.get();

@@ -94,6 +94,8 @@ TEST_F(DataFileTool, CreateEqualsQemus) {
            "-o data_file=d,data_file_raw=on,cluster_size=4k x 200M",
            "-o data_file=d,compression_type=zstd,lazy_refcounts=on x 1M",
            "-o data_file=d -b base -F raw x",
+           "-o data_file=d,extended_l2=on x 3M",
+           "-o data_file=d,data_file_raw=on,extended_l2=on x 3M",
            "-o data_file=d,data_file_raw=on x 0",
        }) {
     SCOPED_TRACE(command);

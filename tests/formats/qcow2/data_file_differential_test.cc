@@ -224,7 +224,11 @@ INSTANTIATE_TEST_SUITE_P(
         Variant{"cluster_size=512", 128 << 10, 512, true},
         Variant{"cluster_size=4k,refcount_bits=1", kMib - 1536, 4096},
         Variant{"cluster_size=4k,refcount_bits=64", kMib - 1536, 4096, true},
-        Variant{"cluster_size=4k", kMib - 1536, 4096, false, true}));
+        Variant{"cluster_size=4k", kMib - 1536, 4096, false, true},
+        Variant{"cluster_size=64k,extended_l2=on", 3 * kMib, 65536},
+        Variant{"cluster_size=16k,extended_l2=on", kMib, 16384, true},
+        Variant{"cluster_size=64k,extended_l2=on", 3 * kMib, 65536, false,
+                true}));
 
 }  // namespace
 }  // namespace spindle::qcow2
