@@ -6,6 +6,10 @@
 // mapping is published (rules 2 and 5).  An error before that leaves the image
 // as it was (rule 3).
 //
+// With subclusters ("Extended L2 Entries") that holds for each of them: a first
+// write allocates those that it touches, copies what else is allocated if the
+// cluster must move, and leaves the rest to the backing file.
+//
 // Thread safety: every method, from any thread.
 #ifndef SPINDLE_FORMATS_QCOW2_DATA_WRITER_H_
 #define SPINDLE_FORMATS_QCOW2_DATA_WRITER_H_

@@ -1,8 +1,9 @@
 // The qcow2 driver: map, pin, transfer, unpin.
 //
-// Versions 2 and 3; backing files; external data files; zero clusters; clusters
-// compressed by zlib or zstd.  What the parts do stands in their headers; this
-// is where a driver call becomes one of theirs, inside the gate.
+// Versions 2 and 3; backing files; external data files; zero clusters;
+// subclusters; clusters compressed by zlib or zstd.  What the parts do stands
+// in their headers; this is where a driver call becomes one of theirs, inside
+// the gate.
 #ifndef SPINDLE_FORMATS_QCOW2_QCOW2_DRIVER_H_
 #define SPINDLE_FORMATS_QCOW2_QCOW2_DRIVER_H_
 

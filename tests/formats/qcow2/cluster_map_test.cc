@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "tests/formats/qcow2/open_image.h"
 
 namespace spindle::qcow2 {
@@ -67,6 +68,70 @@ TEST(ClusterMap, ARunEndsWhereTheKindOrThePlaceChanges) {
   }
   for (uint64_t cluster = 0; cluster < 20; ++cluster)
     EXPECT_FALSE(open.image->in_flight().is_pinned(cluster));
+}
+
+// Subclusters of 2 KiB; runs go on into the next cluster where it follows in
+// kind and place.
+TEST(ClusterMap, LookupDescribesRunsOfSubclusters) {
+  OpenImage open(
+      qemu_image_bytes(64 * kMib, "extended_l2=on",
+                       {"write 0 128k", "write 132k 4k", "write -z 140k 8k",
+                        "write -z 192k 64k", "write -z 2k 2k"}));
+  constexpr uint64_t kSub = 2048;
+  const struct {
+    uint64_t guest;
+    uint64_t max_bytes;
+    ClusterKind kind;
+    uint64_t length;
+  } cases[] = {
+      {0, kMib, ClusterKind::kNormal, kSub},
+      {512, 1024, ClusterKind::kNormal, 1024},
+      {kSub, kMib, ClusterKind::kZeroAllocated, kSub},
+      {2 * kSub, kMib, ClusterKind::kNormal, 2 * kCluster - 2 * kSub},
+      {2 * kCluster, kMib, ClusterKind::kUnallocated, 2 * kSub},
+      {2 * kCluster + 2 * kSub, kMib, ClusterKind::kNormal, 2 * kSub},
+      {2 * kCluster + 6 * kSub, kMib, ClusterKind::kZeroAllocated, 4 * kSub},
+      // What has a place is not in line with what has none.
+      {2 * kCluster + 10 * kSub, kMib, ClusterKind::kUnallocated, 22 * kSub},
+      {3 * kCluster + 512, kMib, ClusterKind::kZeroPlain, kCluster - 512},
+      // To the end of the slice: 256 entries.
+      {4 * kCluster, 64 * kMib, ClusterKind::kUnallocated,
+       (256 - 4) * kCluster},
+  };
+  for (const auto& c : cases) {
+    MappedRun run;
+    ASSERT_TRUE(open.image->map().lookup({c.guest}, c.max_bytes, &run).ok());
+    EXPECT_EQ(run.kind, c.kind) << c.guest;
+    EXPECT_EQ(run.bytes, c.length) << c.guest;
+    EXPECT_EQ(run.writable_in_place, c.kind == ClusterKind::kNormal);
+    EXPECT_EQ(run.entry.is_own(), c.guest < 3 * kCluster) << c.guest;
+  }
+}
+
+TEST(ClusterMap, ABitmapThatContradictsItselfIsDamage) {
+  const std::string good = qemu_image_bytes(64 * kMib, "extended_l2=on",
+                                            {"write 0 64k", "write -z 64k 2k"});
+  const struct {
+    uint64_t guest;
+    uint64_t bitmap;
+  } cases[] = {
+      // Data and zeroes at once; data without a place.
+      {0, 0x00000001ffffffff},
+      {kCluster, 0x0000000100000002},
+  };
+  for (const auto& c : cases) {
+    std::string bytes = good;
+    set_big64(&bytes, kL2 + c.guest / kCluster * 16 + 8, c.bitmap);
+    OpenImage open(bytes);
+    MappedRun run;
+    // Wherever in the cluster.
+    const absl::Status status =
+        open.image->map().lookup({c.guest + 60 * 1024}, 512, &run);
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_TRUE(absl::StrContains(status.message(), "subcluster bitmap"))
+        << status;
+    EXPECT_FALSE(open.image->corruption().writes_allowed().ok());
+  }
 }
 
 TEST(ClusterMap, TryLookupReadsNothing) {
