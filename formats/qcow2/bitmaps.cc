@@ -91,6 +91,8 @@ absl::StatusOr<Bitmaps::Bitmap> Bitmaps::load(const BitmapEntry& entry,
 }
 
 void Bitmaps::take_up_live() {
+  // The version was lowered: none can be kept.
+  if (image_.header().version < kVersion3) return;
   for (const LiveBitmaps::Live& live : live_.bitmaps_) {
     live.bits->resize(image_.geometry().size_bytes);
     const auto found =

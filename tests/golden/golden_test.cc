@@ -6,14 +6,12 @@
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
-#include <map>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/block_device.h"
 #include "engine/io_vector.h"
@@ -33,16 +31,6 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 using Bytes = std::vector<uint8_t>;
-
-// Images with something that Spindle cannot do yet, and what that is; where it
-// cannot open one, the refusal names it.  This is the one place; it is to
-// shrink to nothing.
-const std::map<std::string, std::string>& not_yet() {
-  static const auto* const images = new std::map<std::string, std::string>{
-      {"bitmaps.qcow2", "bitmaps"},  // info does not list them
-  };
-  return *images;
-}
 
 // What is wrong with these is not to be written over.
 bool is_sound(const Json& entry) {
@@ -103,19 +91,11 @@ class Golden : public ::testing::TestWithParam<Json> {
     *exit_code = result->exit_code;
     return Json::parse(result->output, nullptr, /*allow_exceptions=*/false);
   }
-  // Null if it must not be opened, or cannot be yet.
+  // Null if it must not be opened.
   std::unique_ptr<BlockDevice> open(const ImageFile& image, bool read_only) {
     auto device = open_ours(image, read_only);
     if (GetParam()["opens"] == false) {
       EXPECT_TRUE(absl::IsUnimplemented(device.status())) << device.status();
-      return nullptr;
-    }
-    const auto exception = not_yet().find(name());
-    if (exception != not_yet().end() && !device.ok()) {
-      EXPECT_TRUE(absl::IsUnimplemented(device.status())) << device.status();
-      EXPECT_TRUE(
-          absl::StrContains(device.status().message(), exception->second))
-          << device.status();
       return nullptr;
     }
     EXPECT_TRUE(device.ok()) << device.status();
@@ -142,7 +122,7 @@ TEST_P(Golden, InfoSaysWhatQemuSaid) {
   Json info = run_for_json("info", &exit_code);
   // Ours describes what it cannot open, too.
   EXPECT_EQ(exit_code, 0);
-  if (GetParam()["opens"] == false || not_yet().contains(name())) return;
+  if (GetParam()["opens"] == false) return;
   for (const char* key : {"actual-size", "filename", "full-backing-filename"})
     info.erase(key);
   EXPECT_EQ(info.dump(1), GetParam()["info"].dump(1));
@@ -198,13 +178,7 @@ std::string test_name(const ::testing::TestParamInfo<Json>& info) {
 INSTANTIATE_TEST_SUITE_P(Images, Golden, ::testing::ValuesIn(manifest()),
                          test_name);
 
-TEST(GoldenSet, IsComplete) {
-  EXPECT_GE(manifest().size(), 47u);
-  for (const auto& [name, reason] : not_yet()) {
-    EXPECT_TRUE(::access(absl::StrCat(folder(), "/", name).c_str(), R_OK) == 0)
-        << name << ": " << reason;
-  }
-}
+TEST(GoldenSet, IsComplete) { EXPECT_GE(manifest().size(), 47u); }
 
 TEST(GoldenSet, IsSmall) {
   shell(
