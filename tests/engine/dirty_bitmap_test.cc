@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <random>
@@ -184,6 +185,26 @@ TEST(DirtyBitmap, ThreadsLoseNothing) {
     ASSERT_EQ(bitmap.run_at(0).range, (ByteRange{0, kLength / 2}));
     ASSERT_EQ(bitmap.dirty_bytes(), kLength / 2);
   }
+}
+
+// Two threads set the first bits of one chunk after another at the same time.
+TEST(DirtyBitmap, ThreadsRaceForFreshChunks) {
+  constexpr uint64_t kChunkBytes = 32768 * 512;
+  constexpr uint64_t kChunks = 3000;
+  DirtyBitmap bitmap(kChunks * kChunkBytes, 512);
+  std::atomic<uint64_t> arrived{0};
+  const auto run = [&](uint64_t thread) {
+    for (uint64_t chunk = 0; chunk < kChunks; ++chunk) {
+      ++arrived;
+      while (arrived.load() < 2 * (chunk + 1)) {
+      }
+      bitmap.set({chunk * kChunkBytes + thread * 65536, 512});
+    }
+  };
+  std::thread other(run, 1);
+  run(0);
+  other.join();
+  EXPECT_EQ(bitmap.dirty_bytes(), kChunks * 2 * 512);
 }
 
 TEST(DirtyRecorder, RecordsAtTheEndOfAChange) {

@@ -63,14 +63,21 @@ std::vector<Case> cases() {
       {"AddAmongOthers", kNone, kNew, 300, 700},
       {"AddBesideAName", kNone, kNew, 376, -1, "short"},
       {"AddBesideALongName", kNone, kNew, 16, 8, std::string(1000, 'n')},
+      // The old name lies in both sectors that the extension comes to lie in.
+      {"AddWhereALongNameWas", kNone, kNew, 376, -1, std::string(600, 'n')},
       {"ReplaceBesideAName", kOld, kNew, 376, -1, "short"},
       {"RemoveBesideAName", kOld, kNone, -1, 8, std::string(1000, 'n')},
   };
 }
 
+const std::string& empty_image() {
+  static const auto* const bytes = new std::string(testing::qemu_image_bytes(
+      64 * kCluster, absl::StrCat("cluster_size=", kCluster)));
+  return *bytes;
+}
+
 Header header_of(const Case& c) {
-  const std::string image = testing::qemu_image_bytes(
-      64 * kCluster, absl::StrCat("cluster_size=", kCluster));
+  const std::string& image = empty_image();
   Header header = *parse_header(
       {reinterpret_cast<const uint8_t*>(image.data()), image.size()},
       image.size());
@@ -93,8 +100,7 @@ Header header_of(const Case& c) {
 }
 
 std::string file_of(const Case& c) {
-  std::string image = testing::qemu_image_bytes(
-      64 * kCluster, absl::StrCat("cluster_size=", kCluster));
+  std::string image = empty_image();
   const auto bytes = serialize_header(header_of(c));
   EXPECT_TRUE(bytes.ok()) << bytes.status();
   std::string head(bytes->begin(), bytes->end());
