@@ -41,7 +41,12 @@ class DifferentialTest : public ::testing::TestWithParam<Geometry> {
 
   void TearDown() override {
     for (const ImageFile& image : {image_, twin_, backing_, flat_})
-      ::unlink(image.path.c_str());
+      remove(image);
+  }
+
+  static void remove(const ImageFile& image) {
+    ::unlink(image.path.c_str());
+    ::unlink(Geometry::data_file_of(image.path).c_str());
   }
 
   absl::Status make_backing() {
@@ -66,7 +71,7 @@ class DifferentialTest : public ::testing::TestWithParam<Geometry> {
     const Geometry& geometry = GetParam();
     QemuCreate create{.image = image,
                       .size_bytes = geometry.length_bytes(),
-                      .options = geometry.create_options(),
+                      .options = geometry.create_options(image.path),
                       .backing = std::nullopt};
     if (geometry.backing != Geometry::Backing::kNone) create.backing = backing_;
     return qemu_create(create);
@@ -76,6 +81,15 @@ class DifferentialTest : public ::testing::TestWithParam<Geometry> {
     return choose_edits(random_, {.length_bytes = GetParam().length_bytes(),
                                   .cluster_bytes = GetParam().cluster_bytes,
                                   .count = count});
+  }
+
+  // Of clusters that are not used yet; empty if this geometry has none.
+  std::vector<Edit> choose_first_compressed() {
+    if (GetParam().compression == "none") return {};
+    return choose_compressed(random_,
+                             {.length_bytes = GetParam().length_bytes(),
+                              .cluster_bytes = GetParam().cluster_bytes,
+                              .count = 8});
   }
 
   // What we read is what QEMU reads.
@@ -116,7 +130,11 @@ class DifferentialTest : public ::testing::TestWithParam<Geometry> {
     ModelDisk model(options);
     auto device = open_ours(image, /*read_only=*/false, {{"reuse", reuse}});
     ASSERT_TRUE(device.ok()) << device.status();
-    for (const Edit& edit : choose(count)) {
+    const EditChoice choice{.length_bytes = GetParam().length_bytes(),
+                            .cluster_bytes = GetParam().cluster_bytes,
+                            .count = count,
+                            .compress = GetParam().compression != "none"};
+    for (const Edit& edit : choose_edits(random_, choice)) {
       const absl::Status status = apply(edit, **device, model);
       ASSERT_TRUE(status.ok()) << qemu_io_command(edit) << ": " << status;
     }
@@ -132,6 +150,12 @@ class DifferentialTest : public ::testing::TestWithParam<Geometry> {
     ASSERT_STATUS_OK(qemu_check(image));
     ASSERT_STATUS_OK(write_file(flat_.path, *content));
     ASSERT_STATUS_OK(qemu_compare(image, flat_));
+    if (GetParam().data_file == Geometry::DataFile::kRaw) {
+      // It consists of whole clusters.
+      const auto data = read_file(Geometry::data_file_of(image.path));
+      ASSERT_TRUE(data.ok() && data->size() >= content->size());
+      EXPECT_TRUE(std::equal(content->begin(), content->end(), data->begin()));
+    }
   }
 
   // Makes both images anew, QEMU edits one and we the other; tells in
@@ -139,7 +163,7 @@ class DifferentialTest : public ::testing::TestWithParam<Geometry> {
   absl::Status compare_placement(const std::vector<Edit>& edits,
                                  std::string* difference) {
     for (const ImageFile& image : {image_, twin_}) {
-      ::unlink(image.path.c_str());
+      remove(image);
       const absl::Status status = create(image);
       if (!status.ok()) return status;
     }
@@ -180,6 +204,8 @@ TEST_P(DifferentialTest, EachReadsWhatTheOtherWrote) {
   Bytes content;
   expect_same_content(image_, &content);
   if (HasFatalFailure()) return;
+  ASSERT_STATUS_OK(
+      qemu_io(image_, qemu_io_commands(choose_first_compressed())));
   ASSERT_STATUS_OK(qemu_io(image_, qemu_io_commands(choose(25))));
   expect_same_content(image_, &content);
   if (HasFatalFailure()) return;
@@ -193,7 +219,8 @@ TEST_P(DifferentialTest, EachReadsWhatTheOtherWrote) {
 }
 
 TEST_P(DifferentialTest, SameEditsAllocateTheSameClusters) {
-  std::vector<Edit> edits = choose(30);
+  std::vector<Edit> edits = choose_first_compressed();
+  for (const Edit& edit : choose(30)) edits.push_back(edit);
   std::string difference;
   ASSERT_STATUS_OK(compare_placement(edits, &difference));
   if (difference.empty()) return;

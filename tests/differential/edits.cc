@@ -19,6 +19,8 @@ std::string qemu_io_command(const Edit& edit) {
       return absl::StrCat("write -z -u", range);
     case Edit::Kind::kDiscard:
       return absl::StrCat("discard", range);
+    case Edit::Kind::kCompressed:
+      return absl::StrCat("write -c -P ", edit.pattern, range);
   }
   return {};
 }
@@ -44,6 +46,12 @@ absl::Status apply(const Edit& edit, BlockDevice& device) {
                                  {.may_unmap = true, .no_fallback = false});
     case Edit::Kind::kDiscard:
       return device.discard(edit.range);
+    case Edit::Kind::kCompressed: {
+      std::vector<uint8_t> bytes(edit.range.length, edit.pattern);
+      return device.write_compressed(
+          IoVector(bytes.data(), bytes.size()),
+          Sector::from_byte_offset(edit.range.offset));
+    }
   }
   return absl::OkStatus();
 }
@@ -52,12 +60,16 @@ absl::Status apply(const Edit& edit, BlockDevice& device, ModelDisk& model) {
   absl::Status status;
   ModelDisk::ChangeRef change;
   switch (edit.kind) {
-    case Edit::Kind::kWrite: {
+    case Edit::Kind::kWrite:
+    case Edit::Kind::kCompressed: {
       std::vector<uint8_t> bytes(edit.range.length);
       const IoVector qiov(bytes.data(), bytes.size());
       change = model.begin_write(edit.range);
       ModelDisk::fill(*change, qiov);
-      status = device.pwrite(qiov, edit.range.offset);
+      status = edit.kind == Edit::Kind::kWrite
+                   ? device.pwrite(qiov, edit.range.offset)
+                   : device.write_compressed(
+                         qiov, Sector::from_byte_offset(edit.range.offset));
       break;
     }
     case Edit::Kind::kZero:
@@ -75,6 +87,19 @@ absl::Status apply(const Edit& edit, BlockDevice& device, ModelDisk& model) {
   return status;
 }
 
+std::vector<Edit> choose_compressed(std::mt19937_64& random,
+                                    const EditChoice& choice) {
+  std::vector<Edit> edits;
+  const uint64_t clusters = choice.length_bytes / choice.cluster_bytes;
+  for (uint64_t i = 0; i < clusters && edits.size() < choice.count;
+       i += 1 + random() % 2) {
+    edits.push_back({.kind = Edit::Kind::kCompressed,
+                     .range = {i * choice.cluster_bytes, choice.cluster_bytes},
+                     .pattern = static_cast<uint8_t>(1 + random() % 255)});
+  }
+  return edits;
+}
+
 std::vector<Edit> choose_edits(std::mt19937_64& random,
                                const EditChoice& choice) {
   std::vector<Edit> edits;
@@ -87,6 +112,15 @@ std::vector<Edit> choose_edits(std::mt19937_64& random,
       offset += random() % sectors_per_cluster * kSectorSizeBytes;
     if (random() % 2 == 0)
       length = (1 + random() % (2 * sectors_per_cluster)) * kSectorSizeBytes;
+    if (choice.compress && random() % 5 == 0) {
+      offset -= offset % choice.cluster_bytes;
+      length = choice.cluster_bytes;
+      if (offset + length > choice.length_bytes) continue;
+      edits.push_back({.kind = Edit::Kind::kCompressed,
+                       .range = {offset, length},
+                       .pattern = static_cast<uint8_t>(1 + random() % 255)});
+      continue;
+    }
     if (offset >= choice.length_bytes) continue;
     length = std::min(length, choice.length_bytes - offset);
     static constexpr Edit::Kind kKinds[] = {

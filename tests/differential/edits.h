@@ -18,10 +18,10 @@
 namespace spindle::testing {
 
 struct Edit {
-  enum class Kind { kWrite, kZero, kZeroUnmap, kDiscard };
+  enum class Kind { kWrite, kZero, kZeroUnmap, kDiscard, kCompressed };
   Kind kind = Kind::kWrite;
   ByteRange range;
-  uint8_t pattern = 0;  // of a write
+  uint8_t pattern = 0;  // of a write, compressed or not
 };
 
 // "write -P 7 512 1024", "write -z -u ...", "discard ...".
@@ -37,7 +37,12 @@ struct EditChoice {
   uint64_t length_bytes = 0;   // of the image
   uint64_t cluster_bytes = 0;  // ranges cluster around its multiples
   size_t count = 40;
+  bool compress = false;  // some of them, over whatever is there
 };
+// Clusters for compressed data, each another one: QEMU does not overwrite with
+// such.
+std::vector<Edit> choose_compressed(std::mt19937_64& random,
+                                    const EditChoice& choice);
 // Whole clusters, parts of them, and runs over several; in sectors.
 std::vector<Edit> choose_edits(std::mt19937_64& random,
                                const EditChoice& choice);

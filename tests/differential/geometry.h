@@ -27,13 +27,22 @@ struct Geometry {
   std::string compat = "1.1";
   Backing backing = Backing::kNone;
   std::string preallocation = "off";
+  // Whether some clusters are compressed, and how: "none", "zlib", "zstd".
+  std::string compression = "none";
   bool extended_l2 = false;
+  enum class DataFile { kNone, kPlain, kRaw };
+  DataFile data_file = DataFile::kNone;
 
   // Several clusters, several L2 tables where they are small, and an end in
   // the middle of a cluster.
   uint64_t length_bytes() const;
   uint64_t backing_bytes() const;
-  std::string create_options() const;
+  // For the image `path`.
+  std::string create_options(const std::string& path) const;
+  static std::string data_file_of(const std::string& path) {
+    return path + ".data";
+  }
+  bool is_legal() const;
   // Usable as part of a test's name.
   std::string name() const;
 };
