@@ -102,8 +102,12 @@ absl::StatusOr<uint64_t> parse_number_option(absl::string_view name,
 
 absl::StatusOr<bool> parse_bool_option(absl::string_view name,
                                        absl::string_view value) {
-  if (value == "on") return true;
-  if (value == "off") return false;
+  for (const absl::string_view yes : {"on", "yes", "true", "y"}) {
+    if (value == yes) return true;
+  }
+  for (const absl::string_view no : {"off", "no", "false", "n"}) {
+    if (value == no) return false;
+  }
   return absl::InvalidArgumentError(
       absl::StrCat("Parameter '", name, "' expects 'on' or 'off'"));
 }

@@ -24,7 +24,7 @@ absl::StatusOr<uint64_t> parse_size_option(absl::string_view name,
 // Decimal digits only, as QEMU's <num>.
 absl::StatusOr<uint64_t> parse_number_option(absl::string_view name,
                                              absl::string_view value);
-// "on" or "off".
+// "on", "yes", "true", "y", or "off", "no", "false", "n".
 absl::StatusOr<bool> parse_bool_option(absl::string_view name,
                                        absl::string_view value);
 

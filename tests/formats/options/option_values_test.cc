@@ -57,9 +57,11 @@ TEST(ParseNumberOption, TakesDigitsOnly) {
 }
 
 TEST(ParseBoolOption, TakesOnAndOff) {
-  EXPECT_TRUE(*parse_bool_option("b", "on"));
-  EXPECT_FALSE(*parse_bool_option("b", "off"));
-  EXPECT_EQ(parse_bool_option("b", "yes").status().code(),
+  for (const char* yes : {"on", "yes", "true", "y"})
+    EXPECT_TRUE(parse_bool_option("b", yes).value_or(false)) << yes;
+  for (const char* no : {"off", "no", "false", "n"})
+    EXPECT_FALSE(parse_bool_option("b", no).value_or(true)) << no;
+  EXPECT_EQ(parse_bool_option("b", "Yes").status().code(),
             absl::StatusCode::kInvalidArgument);
 }
 
