@@ -284,8 +284,9 @@ absl::Status BlockDevice::amend(const AmendOptions& options) {
   return core_->amend(options);
 }
 
-absl::Status BlockDevice::set_length(uint64_t length_bytes) {
-  return core_->set_length(length_bytes);
+absl::Status BlockDevice::set_length(uint64_t length_bytes,
+                                     Preallocation preallocation) {
+  return core_->set_length(length_bytes, preallocation);
 }
 
 void BlockDevice::on_length_change(std::function<void(uint64_t)> listener) {

@@ -185,9 +185,13 @@ class BlockDevice {
   // Errors: kFailedPrecondition inside a callback of this device.
   absl::Status amend(const AmendOptions& options);
 
-  // Drains, makes the image longer or shorter, and tells the listeners.
-  // Errors: kFailedPrecondition inside a callback of this device.
-  absl::Status set_length(uint64_t length_bytes);
+  // Drains, makes the image longer or shorter, and tells the listeners.  What
+  // was submitted before still has the old length; what is submitted meanwhile
+  // waits, and has the new one.
+  // Errors: kFailedPrecondition inside a callback of this device, those of
+  // BlockDriver::resize().
+  absl::Status set_length(uint64_t length_bytes,
+                          Preallocation preallocation = Preallocation::kOff);
   // Called after the length changed, on the thread that changed it, under no
   // lock.
   void on_length_change(std::function<void(uint64_t length_bytes)> listener);

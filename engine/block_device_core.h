@@ -70,7 +70,7 @@ class BlockDevice::Core final : public RequestOwner {
   absl::Status close();
   absl::Status reopen(const ReopenOptions& options);
   absl::Status amend(const AmendOptions& options);
-  absl::Status set_length(uint64_t length_bytes);
+  absl::Status set_length(uint64_t length_bytes, Preallocation preallocation);
   void add_length_listener(std::function<void(uint64_t)> listener)
       ABSL_LOCKS_EXCLUDED(listeners_mutex_);
 

@@ -112,7 +112,8 @@ absl::Status BlockDevice::Core::amend(const AmendOptions& options) {
   });
 }
 
-absl::Status BlockDevice::Core::set_length(uint64_t length_bytes) {
+absl::Status BlockDevice::Core::set_length(uint64_t length_bytes,
+                                           Preallocation preallocation) {
   if (absl::Status inside = refuse_inside_callback("set_length"); !inside.ok())
     return inside;
   return change_quiescent([&]() -> absl::Status {
@@ -126,7 +127,7 @@ absl::Status BlockDevice::Core::set_length(uint64_t length_bytes) {
       return absl::OutOfRangeError(absl::StrCat(
           "length ", length_bytes, " is more than ", kMaxLengthBytes));
     }
-    return driver_->set_length(length_bytes, SetLengthMode::kExact);
+    return driver_->resize(length_bytes, preallocation);
   });
 }
 

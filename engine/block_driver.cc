@@ -101,6 +101,21 @@ absl::Status BlockDriver::set_length(uint64_t, SetLengthMode) {
   return unimplemented(*this, "change of length");
 }
 
+absl::Status BlockDriver::resize(uint64_t length_bytes,
+                                 Preallocation preallocation) {
+  if (preallocation == Preallocation::kOff)
+    return set_length(length_bytes, SetLengthMode::kExact);
+  return unimplemented(*this, "preallocation");
+}
+
+absl::Status BlockDriver::read_vmstate(const IoVector&, uint64_t) {
+  return unimplemented(*this, "vmstate");
+}
+
+absl::Status BlockDriver::write_vmstate(const IoVector&, uint64_t) {
+  return unimplemented(*this, "vmstate");
+}
+
 absl::Status BlockDriver::reopen(const ReopenOptions&) {
   return unimplemented(*this, "reopen");
 }

@@ -88,6 +88,7 @@ enum class Capability : uint32_t {
   kCheck = 1 << 12,
   kSnapshots = 1 << 13,
   kBitmaps = 1 << 14,
+  kVmState = 1 << 15,
   kAmend = 1 << 16,
 };
 
@@ -146,6 +147,14 @@ enum class SetLengthMode {
   kExact,     // shrink or grow to exactly the length given
   kGrowOnly,  // grow to at least the length given; never shrinks, not even
               // against a write that makes the file longer meanwhile
+};
+
+// What is done in advance for the part that an image gains.
+enum class Preallocation {
+  kOff,
+  kMetadata,  // the format maps it; its data are a hole
+  kFalloc,    // ... and their space is reserved
+  kFull,      // ... and written with zeroes
 };
 
 // What must be asked for anew when a driver is reopened.
@@ -267,7 +276,15 @@ class BlockDriver {
   // the end of the image).
   virtual absl::Status write_compressed(const IoVector& qiov, Sector sector);
 
+  // What the image gains reads as zeroes.  Of requests that are in flight,
+  // those that find their range cut off fail with kOutOfRange. Errors:
+  // kResourceExhausted beyond a limit; after any the length is as it was.
   virtual absl::Status set_length(uint64_t length_bytes, SetLengthMode mode);
+  // The same as kExact, with preallocation of what is gained.
+  // Errors: also kInvalidArgument for preallocation of a shorter image,
+  // kUnimplemented for a mode that the driver does not have.
+  virtual absl::Status resize(uint64_t length_bytes,
+                              Preallocation preallocation);
 
   // Looks for damage, and repairs what the options ask for.  Nothing may be
   // written through this driver meanwhile; reads may.
@@ -289,6 +306,17 @@ class BlockDriver {
   // image's cannot be changed.
   virtual absl::Status apply_snapshot(absl::string_view snapshot);
   virtual absl::Status delete_snapshot(absl::string_view snapshot);
+
+  // The state of a virtual machine, beside the disk: by the byte, at most as
+  // much as the format can hold.  create_snapshot() makes what its
+  // `vm_state_bytes` says a part of the snapshot, and it is gone from here;
+  // apply_snapshot() brings it back.
+  // Errors: kOutOfRange beyond what the format can hold; reads find zeroes
+  // where nothing was written.
+  virtual absl::Status read_vmstate(const IoVector& qiov,
+                                    uint64_t position_bytes);
+  virtual absl::Status write_vmstate(const IoVector& qiov,
+                                     uint64_t position_bytes);
 
   // Changes what the image is: its version, the width of its refcounts, ...
   // Requests may be in flight; they wait while it works.  Its data do not

@@ -31,6 +31,14 @@ enum class LogSeverity { kInfo, kWarning, kError };
 using LogSink =
     std::function<void(LogSeverity severity, absl::string_view message)>;
 
+// Which internal snapshot: the first that has all that is stated here, of which
+// one must be; or by `id_or_name` alone, an id before a name.
+struct SnapshotChoice {
+  std::string id = {};
+  std::string name = {};
+  std::string id_or_name = {};
+};
+
 struct OpenOptions {
   bool read_only = false;
   // Bypass the page cache (O_DIRECT).
@@ -51,6 +59,9 @@ struct OpenOptions {
   // BlockDriver::check() and nothing else.  Formats that cannot check ignore
   // it.
   bool for_check = false;
+  // Show this snapshot instead of the disk.  Only with read_only; formats
+  // without snapshots refuse it.
+  std::optional<SnapshotChoice> snapshot = {};
   // The format was guessed from the content, not stated.  raw then refuses
   // writes that would change what a later guess finds.
   bool probed = false;

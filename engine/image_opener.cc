@@ -193,6 +193,7 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> ImageOpener::open_child(
   options.read_only = request.read_only;
   options.force_share = parent_options.force_share && request.read_only;
   options.driver_options.clear();
+  options.snapshot.reset();
   absl::StatusOr<std::shared_ptr<BlockDriver>> child = open_linked(
       resolve_backing_filename(request.parent_filename, request.filename),
       request.format, options, parents, request.depth);

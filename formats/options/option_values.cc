@@ -112,4 +112,12 @@ absl::StatusOr<bool> parse_bool_option(absl::string_view name,
       absl::StrCat("Parameter '", name, "' expects 'on' or 'off'"));
 }
 
+std::optional<Preallocation> parse_preallocation(absl::string_view text) {
+  if (text == "off") return Preallocation::kOff;
+  if (text == "metadata") return Preallocation::kMetadata;
+  if (text == "falloc") return Preallocation::kFalloc;
+  if (text == "full") return Preallocation::kFull;
+  return std::nullopt;
+}
+
 }  // namespace spindle

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "engine/block_driver.h"
 
 namespace spindle {
 
@@ -27,6 +28,9 @@ absl::StatusOr<uint64_t> parse_number_option(absl::string_view name,
 // "on", "yes", "true", "y", or "off", "no", "false", "n".
 absl::StatusOr<bool> parse_bool_option(absl::string_view name,
                                        absl::string_view value);
+
+// "off", "metadata", "falloc" or "full".  Nothing if it is something else.
+std::optional<Preallocation> parse_preallocation(absl::string_view text);
 
 }  // namespace spindle
 

@@ -74,6 +74,15 @@ struct Geometry {
   constexpr uint64_t l1_index(GuestOffset guest) const {
     return guest.bytes >> (cluster_bits + l2_bits());
   }
+  // Entries that an L1 table must have for a disk of `bytes` bytes.
+  // REQUIRES: bytes is far from 2^64.
+  constexpr uint64_t l1_entries_for(uint64_t bytes) const {
+    return l1_index({bytes + l1_entry_coverage_bytes() - 1});
+  }
+  // Guest bytes that one L1 entry covers.
+  constexpr uint64_t l1_entry_coverage_bytes() const {
+    return cluster_bytes() << l2_bits();
+  }
   // Index within the L2 table.
   constexpr uint64_t l2_index(GuestOffset guest) const {
     return (guest.bytes >> cluster_bits) & ((uint64_t{1} << l2_bits()) - 1);

@@ -14,7 +14,7 @@
 namespace spindle::qcow2 {
 namespace {
 
-// Slices that one operation keeps resident at most; its own run needs few.
+// Slices that one operation keeps resident at most, besides those of its run.
 constexpr size_t kMaxHeldSlices = 64;
 
 absl::Status missing_block_error(HostClusters clusters) {
@@ -113,8 +113,11 @@ bool Allocator::is_reserved_locked(uint64_t cluster) const {
                      });
 }
 
-absl::Status Allocator::load_slice(HostOffset slice, HeldSlices* held) {
-  if (held->size() >= kMaxHeldSlices) held->clear();
+absl::Status Allocator::load_slice(HostOffset slice, HeldSlices* held,
+                                   uint64_t run_clusters) {
+  // Never fewer than the run has, which is changed as a whole.
+  if (held->size() >= kMaxHeldSlices + run_clusters / entries_per_slice())
+    held->clear();
   absl::StatusOr<SliceRef> loaded = parts_.refblocks->get(slice);
   if (!loaded.ok()) return loaded.status();
   held->push_back(*std::move(loaded));
@@ -124,7 +127,7 @@ absl::Status Allocator::load_slice(HostOffset slice, HeldSlices* held) {
 // ---- Allocation ------------------------------------------------------------
 
 absl::StatusOr<Allocator::Allocation> Allocator::allocate(uint64_t count) {
-  return allocate_with([&](bool may_reclaim, Allocation* allocation) {
+  return allocate_with(count, [&](bool may_reclaim, Allocation* allocation) {
     MetadataLock lock(&mutex_);
     return try_allocate_locked(count, may_reclaim, allocation);
   });
@@ -132,18 +135,19 @@ absl::StatusOr<Allocator::Allocation> Allocator::allocate(uint64_t count) {
 
 absl::StatusOr<Allocator::Allocation> Allocator::allocate_at(uint64_t first,
                                                              uint64_t count) {
-  return allocate_with([&](bool may_reclaim, Allocation* allocation) {
+  return allocate_with(count, [&](bool may_reclaim, Allocation* allocation) {
     MetadataLock lock(&mutex_);
     return try_allocate_at_locked({first, count}, may_reclaim, allocation);
   });
 }
 
 absl::StatusOr<Allocator::Allocation> Allocator::allocate_with(
+    uint64_t run_clusters,
     absl::FunctionRef<Step(bool may_reclaim, Allocation* allocation)> attempt) {
   bool may_reclaim = true;
   while (true) {
     Allocation allocation;
-    const absl::StatusOr<Step> step = with_slices([&] {
+    const absl::StatusOr<Step> step = with_slices(run_clusters, [&] {
       allocation = {};
       return attempt(may_reclaim, &allocation);
     });
@@ -456,18 +460,18 @@ Allocator::Step Allocator::add_references_locked(HostClusters clusters) {
 }
 
 absl::StatusOr<Allocator::Step> Allocator::with_slices(
-    absl::FunctionRef<Step()> attempt) {
+    uint64_t run_clusters, absl::FunctionRef<Step()> attempt) {
   HeldSlices held;
   while (true) {
     Step step = attempt();
     if (step.need != Step::Need::kSlice) return step;
-    absl::Status status = load_slice(step.slice, &held);
+    absl::Status status = load_slice(step.slice, &held, run_clusters);
     if (!status.ok()) return status;
   }
 }
 
 absl::Status Allocator::add_references(HostClusters clusters) {
-  const absl::StatusOr<Step> step = with_slices([&] {
+  const absl::StatusOr<Step> step = with_slices(clusters.count, [&] {
     MetadataLock lock(&mutex_);
     return add_references_locked(clusters);
   });
@@ -477,7 +481,7 @@ absl::Status Allocator::add_references(HostClusters clusters) {
 }
 
 absl::Status Allocator::change_refcounts(HostClusters clusters, int delta) {
-  const absl::StatusOr<Step> step = with_slices([&] {
+  const absl::StatusOr<Step> step = with_slices(clusters.count, [&] {
     MetadataLock lock(&mutex_);
     return change_refcounts_locked(clusters, delta);
   });

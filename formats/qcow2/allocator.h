@@ -132,6 +132,14 @@ class Allocator {
   // Called by the flush round, one at a time.
   absl::Status reclaim() ABSL_LOCKS_EXCLUDED(mutex_);
 
+  // For a resize, while nothing else uses the image and nothing is dirty or
+  // pending (allocator_shrink.cc).
+  // Drops refcount blocks that count nothing but themselves.  After an error
+  // the image has them still.
+  absl::Status drop_unused_blocks() ABSL_LOCKS_EXCLUDED(mutex_);
+  // Cuts off what lies behind the last cluster in use, durably.
+  absl::Status trim_file() ABSL_LOCKS_EXCLUDED(mutex_);
+
   // For the flush round: changed entries of the refcount table, which go to the
   // disk after the blocks that they name.
   struct TableEntry {
@@ -183,9 +191,11 @@ class Allocator {
   // Slices kept resident while an operation starts over.
   using HeldSlices = absl::InlinedVector<SliceRef, 4>;
 
-  // Repeats `attempt`, which locks for itself, until it needs nothing more.
+  // Repeats `attempt`, which locks for itself, for a run of `run_clusters`,
+  // until it needs nothing more.
   // It is told whether it may ask for kReclaim.
   absl::StatusOr<Allocation> allocate_with(
+      uint64_t run_clusters,
       absl::FunctionRef<Step(bool may_reclaim, Allocation* allocation)> attempt)
       ABSL_LOCKS_EXCLUDED(mutex_);
   Step try_allocate_locked(uint64_t count, bool may_reclaim,
@@ -240,6 +250,17 @@ class Allocator {
   HostOffset slice_of(HostOffset block, uint64_t cluster) const;
   uint64_t entries_per_slice() const;
 
+  // allocator_shrink.cc.
+  struct BlockUse {
+    uint64_t block = 0;  // its cluster; 0: there is none
+    uint64_t end = 0;    // one past the last cluster it counts; 0: none
+    bool counts_others = false;
+  };
+  absl::StatusOr<BlockUse> use_of_block(uint64_t index)
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  // One past the last cluster in use.
+  absl::StatusOr<uint64_t> find_used_end() ABSL_LOCKS_EXCLUDED(mutex_);
+
   // allocator_packing.cc: space for compressed clusters.
   Step try_pack_locked(uint64_t bytes, bool may_reclaim, PackedBytes* packed)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -279,9 +300,11 @@ class Allocator {
       ABSL_LOCKS_EXCLUDED(mutex_);
   // Repeats `attempt` until it asks for something else than a slice.
   // Errors: those of reading slices.
-  absl::StatusOr<Step> with_slices(absl::FunctionRef<Step()> attempt)
+  absl::StatusOr<Step> with_slices(uint64_t run_clusters,
+                                   absl::FunctionRef<Step()> attempt)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status load_slice(HostOffset slice, HeldSlices* held);
+  absl::Status load_slice(HostOffset slice, HeldSlices* held,
+                          uint64_t run_clusters = 1);
 
   const Parts parts_;
   const Options options_;

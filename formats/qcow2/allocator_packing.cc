@@ -20,7 +20,7 @@ absl::StatusOr<Allocator::PackedBytes> Allocator::allocate_bytes(
   // QEMU starts a cluster of its own after it has added a refcount block.
   bool may_continue = true;
   absl::StatusOr<Allocation> allocation =
-      allocate_with([&](bool may_reclaim, Allocation*) {
+      allocate_with(/*run_clusters=*/2, [&](bool may_reclaim, Allocation*) {
         MetadataLock lock(&mutex_);
         if (!may_continue) packing_end_ = HostOffset{};
         Step step = try_pack_locked(bytes, may_reclaim, &packed);

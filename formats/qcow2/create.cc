@@ -15,6 +15,7 @@
 #include "engine/sector.h"
 #include "formats/options/option_values.h"
 #include "formats/qcow2/create_allocator.h"
+#include "formats/qcow2/preallocation.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -221,10 +222,8 @@ absl::Status read_compression_type(OptionReader* reader, Header* header) {
 
 absl::StatusOr<Preallocation> read_preallocation(OptionReader* reader) {
   const std::string value = reader->take("preallocation").value_or("off");
-  if (value == "off") return Preallocation::kOff;
-  if (value == "metadata") return Preallocation::kMetadata;
-  if (value == "falloc") return Preallocation::kFalloc;
-  if (value == "full") return Preallocation::kFull;
+  const std::optional<Preallocation> parsed = parse_preallocation(value);
+  if (parsed.has_value()) return *parsed;
   return no_such_value("preallocation", value);
 }
 
@@ -304,7 +303,6 @@ void add_feature_names(Header* header) {
 constexpr uint64_t kMaxMappedAtOnceBytes = (uint64_t{1} << 31) - 1;
 constexpr uint64_t kMaxRequestBytes =
     kMaxMappedAtOnceBytes & ~(kSectorSizeBytes - 1);
-constexpr size_t kZeroBufferBytes = size_t{1} << 20;
 
 class ImageWriter {
  public:
@@ -433,30 +431,8 @@ class ImageWriter {
       return absl::InternalError("the data area is not free");
     if (absl::Status status = map(0, *start, count); !status.ok())
       return status;
-    return fill_data_area({*start, count << header_.cluster_bits});
-  }
-
-  absl::Status fill_data_area(ByteRange area) {
-    if (area.empty()) return absl::OkStatus();
-    if (preallocation_ == Preallocation::kFalloc) {
-      // Zeroes within the file reserve space; beyond its end they only make it
-      // longer.
-      absl::Status status =
-          channel_.set_length(area.end(), SetLengthMode::kGrowOnly);
-      if (!status.ok()) return status;
-      return channel_.write_zeroes(Purpose::kPwritevZero, area,
-                                   WriteZeroesFlags{});
-    }
-    const std::vector<uint8_t> zeroes(kZeroBufferBytes);
-    for (uint64_t offset = area.offset; offset < area.end();) {
-      const size_t length =
-          std::min<uint64_t>(zeroes.size(), area.end() - offset);
-      absl::Status status =
-          channel_.write(Purpose::kPwritevZero, zeroes.data(), length, offset);
-      if (!status.ok()) return status;
-      offset += length;
-    }
-    return absl::OkStatus();
+    return reserve_zeroes(&channel_, {*start, count << header_.cluster_bits},
+                          preallocation_);
   }
 
   absl::Status map(uint64_t cluster, uint64_t host_offset, uint64_t count) {

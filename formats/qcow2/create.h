@@ -20,13 +20,6 @@
 
 namespace spindle::qcow2 {
 
-enum class Preallocation {
-  kOff,
-  kMetadata,  // all clusters mapped; the data area is a hole
-  kFalloc,    // ... and its space reserved
-  kFull,      // ... and written with zeroes
-};
-
 // A new image's header (everything but the places of its tables), and what
 // else create() must know.
 struct CreatePlan {

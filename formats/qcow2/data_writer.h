@@ -20,6 +20,7 @@
 #include "absl/container/inlined_vector.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "engine/block_driver.h"
 #include "engine/io_vector.h"
 #include "formats/qcow2/address.h"
 #include "formats/qcow2/cow_base.h"
@@ -41,6 +42,13 @@ class DataWriter {
   // Writes in place what can be written without blocking; see
   // BlockDriver::try_write.
   uint64_t try_write(GuestOffset guest, const IoVector& qiov);
+
+  // Maps `clusters`, which are not mapped, and reserves their space as `mode`
+  // says; they read as zeroes, subclusters only if they shall hide a backing
+  // file.  They may lie beyond the end of the disk.
+  // REQUIRES: whole clusters; nothing else is under way.
+  absl::Status preallocate(ByteRange clusters, Preallocation mode,
+                           bool hide_backing);
 
  private:
   // A first write as it is carried out.

@@ -1,5 +1,6 @@
 #include "formats/qcow2/image.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -82,7 +83,14 @@ absl::StatusOr<std::unique_ptr<Image>> Image::open(
 }
 
 bool Image::has_backing_at(GuestOffset guest) const {
-  return backing_ != nullptr && guest.bytes < backing_->length_bytes();
+  // Behind the image's own end, where vmstate lies, nothing shows through.
+  return backing_ != nullptr &&
+         guest.bytes < std::min(backing_->length_bytes(), geometry_.size_bytes);
+}
+
+void Image::set_cache_sizes(const RuntimeOptions& options) {
+  l2_tables_.set_capacity(options.l2_cache_bytes);
+  refblocks_.set_capacity(options.refcount_cache_bytes);
 }
 
 absl::Status Image::prepare_for_writing() {

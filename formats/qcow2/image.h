@@ -54,6 +54,7 @@ class Image {
     return options_.reuse == ReusePolicy::kLowest;
   }
 
+  // As it was when the image was opened.
   const Header& header() const { return header_; }
   const Geometry& geometry() const { return geometry_; }
 
@@ -65,6 +66,12 @@ class Image {
   ByteChannel* backing() { return backing_.get(); }
   // True if the backing file has content of its own at or after `guest`.
   bool has_backing_at(GuestOffset guest) const;
+
+  // The image's length is another; the disk has it already.
+  // REQUIRES: nothing else is under way (the gate is closed).
+  void set_size(uint64_t size_bytes) { geometry_.size_bytes = size_bytes; }
+  // What the table caches may hold from now on.
+  void set_cache_sizes(const RuntimeOptions& options);
 
   InFlight& in_flight() { return in_flight_; }
   PendingFrees& pending() { return pending_; }
@@ -88,7 +95,8 @@ class Image {
 
   const Header header_;
   const RuntimeOptions options_;
-  const Geometry geometry_;
+  // Its size changes in set_size(), the rest never.
+  Geometry geometry_;
   bool prepared_for_writing_ = false;
 
   ByteChannel file_;

@@ -1,6 +1,7 @@
 #include "formats/qcow2/l1_table.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "engine/byte_order.h"
 #include "formats/qcow2/layout.h"
@@ -55,6 +56,20 @@ void L1Table::replace(const std::vector<uint64_t>& raw_entries) {
     entries_[i].store(i < raw_entries.size() ? raw_entries[i] : 0,
                       std::memory_order_release);
   }
+}
+
+void L1Table::clear_from(uint64_t first) {
+  for (uint64_t i = first; i < entry_count_; ++i)
+    entries_[i].store(0, std::memory_order_release);
+}
+
+void L1Table::grow(HostOffset host, uint64_t entry_count) {
+  auto entries = std::make_unique<std::atomic<uint64_t>[]>(entry_count);
+  for (uint64_t i = 0; i < entry_count_; ++i)
+    entries[i].store(raw_entry(i), std::memory_order_relaxed);
+  entries_ = std::move(entries);
+  entry_count_ = entry_count;
+  host_ = host;
 }
 
 bool L1Table::begin_create(uint64_t index) {

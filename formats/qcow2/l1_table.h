@@ -66,6 +66,11 @@ class L1Table {
   // has them already.  REQUIRES: no more than entry_count(), nothing changed
   // that has not reached the disk.
   void replace(const std::vector<uint64_t>& raw_entries);
+  // Clears the entries from `first` on; likewise.
+  void clear_from(uint64_t first);
+  // The disk has a table of `entry_count` entries at `host` now: the present
+  // ones, and zeroes behind.  REQUIRES: no fewer, nothing changed.
+  void grow(HostOffset host, uint64_t entry_count);
 
   // ---- For the flush round -------------------------------------------------
 
@@ -84,10 +89,11 @@ class L1Table {
   }
 
  private:
-  const HostOffset host_;
-  const uint64_t entry_count_;
+  // These three change only in grow().
+  HostOffset host_;
+  uint64_t entry_count_;
   // Host-endian, COPIED bit included.
-  const std::unique_ptr<std::atomic<uint64_t>[]> entries_;
+  std::unique_ptr<std::atomic<uint64_t>[]> entries_;
 
   MetadataMutex mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::l1_table)
       ABSL_ACQUIRED_BEFORE(lock_ranks::metadata_extents){LockRank::kL1Table};

@@ -113,6 +113,16 @@ L2Entry MappingChanger::zeroed(L2Entry old, WriteZeroesFlags flags) const {
   return L2Entry(old.raw() | zero.raw(), zero.bitmap());
 }
 
+absl::Status MappingChanger::forget(ByteRange clusters, bool create_tables) {
+  return change(clusters, create_tables,
+                [](GuestOffset, L2Entry) { return L2Entry(); });
+}
+
+absl::Status MappingChanger::mark_zero(ByteRange clusters) {
+  return change(clusters, /*create_tables=*/true,
+                [this](GuestOffset, L2Entry old) { return zeroed(old, {}); });
+}
+
 bool MappingChanger::reads_as_zeroes(GuestOffset guest, L2Entry entry,
                                      bool backing_is_zero) const {
   switch (kind_run(image_.geometry(), entry, guest).kind) {

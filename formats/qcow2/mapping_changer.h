@@ -28,6 +28,16 @@ class MappingChanger {
   // already. Errors: kUnimplemented where bytes would have to be written.
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags);
 
+  // ---- For a resize: whole clusters, also beyond the end of the disk ----
+
+  // Makes `clusters` unallocated.  `create_tables`: QEMU makes an L2 table
+  // where there is none, and copies one that is shared, even if nothing
+  // changes.
+  absl::Status forget(ByteRange clusters, bool create_tables);
+  // Marks `clusters` as zero; they keep their host clusters.
+  // REQUIRES: version 3, no compressed clusters.
+  absl::Status mark_zero(ByteRange clusters);
+
  private:
   // The entry that replaces `old`, the one of the cluster at `guest`; nothing
   // if the cluster cannot be changed by its entry alone.

@@ -10,6 +10,7 @@
 #include "absl/base/optimization.h"
 #include "absl/strings/str_cat.h"
 #include "engine/byte_channel.h"
+#include "engine/checked_math.h"
 #include "engine/dirty_bitmap.h"
 #include "engine/errors.h"
 #include "engine/gate.h"
@@ -25,9 +26,13 @@
 #include "formats/qcow2/image.h"
 #include "formats/qcow2/image_files.h"
 #include "formats/qcow2/mapping_changer.h"
+#include "formats/qcow2/resize.h"
 #include "formats/qcow2/runtime_options.h"
+#include "formats/qcow2/snapshot_view.h"
 #include "formats/qcow2/snapshots.h"
 #include "formats/qcow2/status_reader.h"
+#include "formats/qcow2/table_references.h"
+#include "formats/qcow2/vmstate.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -58,7 +63,9 @@ class Qcow2Driver final : public BlockDriver {
 
   absl::string_view format_name() const override { return "qcow2"; }
   std::string filename() const override { return file_->filename(); }
-  uint64_t length_bytes() const override { return header_.size_bytes; }
+  uint64_t length_bytes() const override {
+    return length_bytes_.load(std::memory_order_relaxed);
+  }
   bool read_only() const override {
     return read_only_.load(std::memory_order_acquire);
   }
@@ -94,6 +101,13 @@ class Qcow2Driver final : public BlockDriver {
                             const DirtyBitmap& source) override;
   absl::Status amend(const AmendOptions& options) override;
   absl::Status write_compressed(const IoVector& qiov, Sector sector) override;
+  absl::Status set_length(uint64_t length_bytes, SetLengthMode mode) override;
+  absl::Status resize(uint64_t length_bytes,
+                      Preallocation preallocation) override;
+  absl::Status read_vmstate(const IoVector& qiov,
+                            uint64_t position_bytes) override;
+  absl::Status write_vmstate(const IoVector& qiov,
+                             uint64_t position_bytes) override;
   absl::Status reopen(const ReopenOptions& options) override;
   absl::Status inactivate() override;
   absl::Status activate() override;
@@ -102,13 +116,17 @@ class Qcow2Driver final : public BlockDriver {
  private:
   // An open image and those who work on it.
   struct Parts {
-    Parts(std::unique_ptr<Image> opened, LiveBitmaps* live_bitmaps)
+    Parts(std::unique_ptr<Image> opened, LiveBitmaps* live_bitmaps,
+          const LogSink& log)
         : image(std::move(opened)),
           reader(image.get()),
           writer(image.get(), &reader),
           compressed_writer(image.get(), &writer),
           changer(image.get()),
-          snapshots(image.get()),
+          references(image.get()),
+          snapshots(image.get(), &references),
+          vmstate(image.get(), &reader, &writer),
+          resizer({image.get(), &reader, &writer, &changer, &references}, log),
           bitmaps(image.get(), live_bitmaps),
           status_reader(image.get()) {}
     // Before the first write; again is fine.
@@ -130,7 +148,10 @@ class Qcow2Driver final : public BlockDriver {
     DataWriter writer;
     CompressedWriter compressed_writer;
     MappingChanger changer;
+    TableReferences references;
     Snapshots snapshots;
+    VmState vmstate;
+    Resizer resizer;
     Bitmaps bitmaps;
     StatusReader status_reader;
   };
@@ -139,7 +160,19 @@ class Qcow2Driver final : public BlockDriver {
   uint64_t bytes_within(const IoVector& qiov, Sector sector) const {
     return std::min(qiov.length_bytes(), length_bytes() - sector.byte_offset());
   }
+  // False if the image has become shorter since the caller looked.
+  bool is_within(ByteRange range) const {
+    return range.end() <= align_up(length_bytes(), kSectorSizeBytes);
+  }
+  bool is_within(const IoVector& qiov, Sector sector) const {
+    return is_within({sector.byte_offset(), qiov.length_bytes()});
+  }
   absl::Status finish_change(absl::Status status);
+  // resize(), with the gate closed.
+  absl::Status change_length(uint64_t length_bytes,
+                             Preallocation preallocation);
+  // The disk may have another length now: tells whoever keeps it.
+  void note_length();
   // OK if an operation that has the image to itself may change it.
   absl::Status may_change() const;
   absl::Status may_change_snapshots() const;
@@ -165,14 +198,21 @@ class Qcow2Driver final : public BlockDriver {
   // Follows writes inside the gate.
   LiveBitmaps live_bitmaps_;
   // As it was when the image was opened or activated.  Replaced only by
-  // activate(), when no other call is allowed; a repair, inside the closed
-  // gate, changes what only info() reads.
+  // activate(), when no other call is allowed; a repair or a resize, inside the
+  // closed gate, changes what only info() reads.
   Header header_;
+  // Of the disk; changes inside the closed gate.
+  std::atomic<uint64_t> length_bytes_{0};
 };
 
 absl::Status inactive_error() {
   return absl::FailedPreconditionError(
       "the image is inactive: somebody else may be using it");
+}
+
+absl::Status cut_off_error() {
+  return absl::OutOfRangeError(
+      "the image has become shorter: the request reaches beyond its end");
 }
 
 absl::Status Qcow2Driver::load_parts(const Header& header) {
@@ -182,7 +222,7 @@ absl::Status Qcow2Driver::load_parts(const Header& header) {
   absl::StatusOr<std::unique_ptr<Image>> image =
       Image::open(file_, backing_, header, *runtime, log_, files_.data_file);
   if (!image.ok()) return image.status();
-  auto parts = std::make_unique<Parts>(*std::move(image), &live_bitmaps_);
+  auto parts = std::make_unique<Parts>(*std::move(image), &live_bitmaps_, log_);
   if (!read_only()) {
     absl::Status status = parts->prepare_for_writing();
     if (!status.ok()) return status;
@@ -193,7 +233,9 @@ absl::Status Qcow2Driver::load_parts(const Header& header) {
 
 absl::Status Qcow2Driver::load(const Header& header) {
   absl::Status status = load_parts(header);
-  if (status.ok()) header_ = header;
+  if (!status.ok()) return status;
+  header_ = header;
+  length_bytes_.store(header.size_bytes, std::memory_order_relaxed);
   return status;
 }
 
@@ -202,6 +244,7 @@ absl::Status Qcow2Driver::load(const Header& header) {
 absl::Status Qcow2Driver::read(const IoVector& qiov, Sector sector) {
   const Gate::Passage inside(&gate_);
   if (ABSL_PREDICT_FALSE(parts_ == nullptr)) return inactive_error();
+  if (ABSL_PREDICT_FALSE(!is_within(qiov, sector))) return cut_off_error();
   const uint64_t within = bytes_within(qiov, sector);
   const GuestOffset guest{sector.byte_offset()};
   if (within == qiov.length_bytes()) return parts_->reader.read(guest, qiov);
@@ -211,7 +254,7 @@ absl::Status Qcow2Driver::read(const IoVector& qiov, Sector sector) {
 
 uint64_t Qcow2Driver::try_read(const IoVector& qiov, Sector sector) {
   const Gate::TryPassage inside(&gate_);
-  if (!inside.entered() || parts_ == nullptr ||
+  if (!inside.entered() || parts_ == nullptr || !is_within(qiov, sector) ||
       bytes_within(qiov, sector) != qiov.length_bytes()) {
     return 0;
   }
@@ -223,6 +266,7 @@ absl::Status Qcow2Driver::write(const IoVector& qiov, Sector sector) {
   {
     const Gate::Passage inside(&gate_);
     if (ABSL_PREDICT_FALSE(parts_ == nullptr)) return inactive_error();
+    if (ABSL_PREDICT_FALSE(!is_within(qiov, sector))) return cut_off_error();
     const uint64_t within = bytes_within(qiov, sector);
     const GuestOffset guest{sector.byte_offset()};
     const Recording recording(live_bitmaps_.recorder(), {guest.bytes, within});
@@ -235,7 +279,7 @@ absl::Status Qcow2Driver::write(const IoVector& qiov, Sector sector) {
 
 uint64_t Qcow2Driver::try_write(const IoVector& qiov, Sector sector) {
   const Gate::TryPassage inside(&gate_);
-  if (!inside.entered() || parts_ == nullptr ||
+  if (!inside.entered() || parts_ == nullptr || !is_within(qiov, sector) ||
       bytes_within(qiov, sector) != qiov.length_bytes()) {
     return 0;
   }
@@ -268,6 +312,7 @@ absl::Status Qcow2Driver::discard(ByteRange range) {
   {
     const Gate::Passage inside(&gate_);
     if (parts_ == nullptr) return inactive_error();
+    if (!is_within(range)) return cut_off_error();
     const Recording recording(live_bitmaps_.recorder(), range);
     status = parts_->changer.discard(range);
   }
@@ -280,6 +325,7 @@ absl::Status Qcow2Driver::write_zeroes(ByteRange range,
   {
     const Gate::Passage inside(&gate_);
     if (parts_ == nullptr) return inactive_error();
+    if (!is_within(range)) return cut_off_error();
     const Recording recording(live_bitmaps_.recorder(), range);
     status = parts_->changer.write_zeroes(range, flags);
   }
@@ -292,6 +338,7 @@ absl::Status Qcow2Driver::write_compressed(const IoVector& qiov,
   {
     const Gate::Passage inside(&gate_);
     if (parts_ == nullptr) return inactive_error();
+    if (!is_within(qiov, sector)) return cut_off_error();
     if (files_.data_file != nullptr) {
       return absl::UnimplementedError(
           "an external data file has no compressed clusters");
@@ -320,7 +367,10 @@ DriverLimits Qcow2Driver::limits() const {
 Capabilities Qcow2Driver::capabilities() const {
   const Gate::Passage inside(&gate_);  // an amendment changes the version
   Capabilities list{Capability::kBlockStatus, Capability::kCheck,
-                    Capability::kSnapshots, Capability::kBitmaps};
+                    Capability::kVmState, Capability::kSnapshots,
+                    Capability::kBitmaps};
+  // They follow the disk.
+  if (options_.snapshot.has_value()) list.remove(Capability::kBitmaps);
   // What the files must be able to do as well.
   for (Capability c :
        {Capability::kReopen, Capability::kInactivate, Capability::kTryRead}) {
@@ -329,7 +379,10 @@ Capabilities Qcow2Driver::capabilities() const {
   if (read_only()) return list;
   list.add(Capability::kDiscard);
   list.add(Capability::kAmend);
-  if (files_.data_file == nullptr) list.add(Capability::kWriteCompressed);
+  if (files_.data_file == nullptr) {
+    list.add(Capability::kSetLength);
+    list.add(Capability::kWriteCompressed);
+  }
   if (files_.can(Capability::kTryWrite)) list.add(Capability::kTryWrite);
   if (header_.version >= kVersion3 || backing_ == nullptr) {
     list.add(Capability::kWriteZeroes);
@@ -379,6 +432,7 @@ absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range,
                                                       BlockStatusScope scope) {
   const Gate::Passage inside(&gate_);
   if (parts_ == nullptr) return inactive_error();
+  if (!is_within(range)) return cut_off_error();
   return parts_->status_reader.status(range, scope);
 }
 
@@ -386,6 +440,20 @@ absl::StatusOr<Header> read_header_of(BlockDriver* file) {
   // Not owned: the channel lives no longer than this call.
   ByteChannel channel(std::shared_ptr<BlockDriver>(file, [](BlockDriver*) {}));
   return read_header(&channel);
+}
+
+// The header of what shall be shown: the disk, or a snapshot.
+absl::StatusOr<Header> read_shown_header(BlockDriver* file,
+                                         const OpenOptions& options) {
+  absl::StatusOr<Header> header = read_header_of(file);
+  if (!header.ok() || !options.snapshot.has_value()) return header;
+  if (!options.read_only) {
+    return absl::InvalidArgumentError(
+        "a snapshot can be opened for reading only");
+  }
+  absl::Status status = show_snapshot(file, *options.snapshot, &*header);
+  if (!status.ok()) return status;
+  return header;
 }
 
 // ---- Check ------------------------------------------------------------------
@@ -453,13 +521,89 @@ absl::Status Qcow2Driver::apply_snapshot(absl::string_view snapshot) {
   // They would miss what changes.
   if (!parts_->bitmaps.empty())
     return absl::FailedPreconditionError("Device has active dirty bitmaps");
-  return parts_->snapshots.apply(snapshot);
+  absl::Status status = parts_->snapshots.apply(snapshot);
+  note_length();
+  return status;
 }
 
 absl::Status Qcow2Driver::delete_snapshot(absl::string_view snapshot) {
   const Gate::Closure closed(&gate_);
   if (absl::Status may = may_change_snapshots(); !may.ok()) return may;
   return parts_->snapshots.remove(snapshot);
+}
+
+// ---- Length ----------------------------------------------------------------
+
+absl::Status Qcow2Driver::set_length(uint64_t length_bytes,
+                                     SetLengthMode mode) {
+  if (mode == SetLengthMode::kGrowOnly && length_bytes <= this->length_bytes())
+    return absl::OkStatus();
+  return resize(length_bytes, Preallocation::kOff);
+}
+
+absl::Status Qcow2Driver::resize(uint64_t length_bytes,
+                                 Preallocation preallocation) {
+  const Gate::Closure closed(&gate_);
+  if (absl::Status may = may_change(); !may.ok()) return may;
+  return change_length(length_bytes, preallocation);
+}
+
+absl::Status Qcow2Driver::change_length(uint64_t length_bytes,
+                                        Preallocation preallocation) {
+  if (files_.data_file != nullptr) {
+    return absl::UnimplementedError(
+        "an image with an external data file cannot be resized");
+  }
+  absl::Status status = parts_->bitmaps.check_resize(length_bytes);
+  if (!status.ok()) return status;
+  status = parts_->resizer.resize(length_bytes, preallocation,
+                                  parts_->snapshots.count());
+  note_length();
+  return status;
+}
+
+void Qcow2Driver::note_length() {
+  const uint64_t length = parts_->image->geometry().size_bytes;
+  if (length == header_.size_bytes) return;
+  header_.size_bytes = length;
+  parts_->bitmaps.resize(length);
+  length_bytes_.store(length, std::memory_order_relaxed);
+  // Caches cover the image, unless their size was stated.
+  const absl::StatusOr<RuntimeOptions> runtime =
+      parse_runtime_options(options_, header_);
+  if (runtime.ok()) parts_->image->set_cache_sizes(*runtime);
+}
+
+// ---- VM state ---------------------------------------------------------------
+
+absl::Status Qcow2Driver::read_vmstate(const IoVector& qiov,
+                                       uint64_t position_bytes) {
+  const Gate::Passage inside(&gate_);
+  if (parts_ == nullptr) return inactive_error();
+  return parts_->vmstate.read(qiov, position_bytes);
+}
+
+absl::Status Qcow2Driver::write_vmstate(const IoVector& qiov,
+                                        uint64_t position_bytes) {
+  const ByteRange area{position_bytes, qiov.length_bytes()};
+  while (true) {
+    {
+      const Gate::Passage inside(&gate_);
+      if (absl::Status may = may_change_snapshots(); !may.ok()) return may;
+      const absl::StatusOr<bool> has_room = parts_->vmstate.has_room(area);
+      if (!has_room.ok()) return has_room.status();
+      if (*has_room) {
+        absl::Status status = parts_->vmstate.write(qiov, position_bytes);
+        if (!status.ok()) return status;
+        break;
+      }
+    }
+    const Gate::Closure closed(&gate_);
+    if (absl::Status may = may_change_snapshots(); !may.ok()) return may;
+    absl::Status status = parts_->vmstate.make_room(area);
+    if (!status.ok()) return status;
+  }
+  return finish_change(absl::OkStatus());
 }
 
 // ---- Bitmaps ----------------------------------------------------------------
@@ -539,9 +683,8 @@ absl::Status Qcow2Driver::amend(const AmendOptions& options) {
     return parts_ == nullptr ? nullptr : parts_->image.get();
   };
   status = amend_image({image, [this] { return load_amended(); },
-                        [](uint64_t) -> absl::Status {
-                          return absl::UnimplementedError(
-                              "the size of a qcow2 image cannot be changed");
+                        [this](uint64_t size_bytes) {
+                          return change_length(size_bytes, Preallocation::kOff);
                         },
                         [this] { return parts_->snapshots.rewrite_table(); }},
                        options);
@@ -558,6 +701,10 @@ absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
   if (parts_ == nullptr) return inactive_error();
   // The file is opened anew all the same: that forgets a failed flush.
   if (options.read_only == read_only()) return files_.reopen(options);
+  if (options_.snapshot.has_value()) {
+    return absl::FailedPreconditionError(
+        "the image shows a snapshot, which can be opened for reading only");
+  }
   Image& image = *parts_->image;
   if (options.read_only) {
     absl::Status status = parts_->finish_writing();
@@ -635,7 +782,7 @@ absl::Status repair_if_dirty(BlockDriver* file, const LogSink& log,
 
 absl::Status Qcow2Driver::load_again() {
   // Somebody else may have written the image meanwhile.
-  absl::StatusOr<Header> header = read_header_of(file_.get());
+  absl::StatusOr<Header> header = read_shown_header(file_.get(), options_);
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, read_only());
   if (!status.ok()) return status;
@@ -683,7 +830,7 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
     std::shared_ptr<BlockDriver> file, const OpenOptions& options,
     const OpenContext& context) {
   if (options.for_check) return open_for_check(std::move(file));
-  absl::StatusOr<Header> header = read_header_of(file.get());
+  absl::StatusOr<Header> header = read_shown_header(file.get(), options);
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, options.read_only);
   if (!status.ok()) return status;

@@ -155,6 +155,27 @@ absl::StatusOr<Snapshot> parse_snapshot(absl::Span<const uint8_t> bytes,
   return snapshot;
 }
 
+absl::Status check_snapshot_l1(const Snapshot& snapshot, uint64_t cluster_bytes,
+                               uint64_t file_length_bytes) {
+  const uint64_t bytes = uint64_t{snapshot.l1_entry_count} * kL1EntryBytes;
+  if (bytes > kMaxL1TableBytes) {
+    return absl::DataLossError(
+        absl::StrCat("the L1 table of snapshot '", snapshot.info.id, "' has ",
+                     bytes, " bytes: the limit is ", kMaxL1TableBytes));
+  }
+  const uint64_t file_end = align_up(file_length_bytes, cluster_bytes);
+  if (is_aligned(snapshot.l1_table_offset, cluster_bytes) &&
+      snapshot.l1_table_offset <= file_end &&
+      bytes <= file_end - snapshot.l1_table_offset) {
+    return absl::OkStatus();
+  }
+  return absl::DataLossError(absl::StrCat(
+      "the L1 table of snapshot '", snapshot.info.id, "' at host offset ",
+      snapshot.l1_table_offset, ", ", bytes,
+      " bytes long, is not aligned to clusters or ends beyond the file's ",
+      file_length_bytes, " bytes"));
+}
+
 SnapshotTableReader::SnapshotTableReader(ByteChannel* file,
                                          const Header& header)
     : file_(file),

@@ -51,6 +51,11 @@ uint64_t snapshot_entry_bytes(absl::Span<const uint8_t> head);
 absl::StatusOr<Snapshot> parse_snapshot(absl::Span<const uint8_t> bytes,
                                         uint64_t disk_size_bytes);
 
+// OK if the snapshot's L1 table can be read, and lies in the file.
+// Errors: kDataLoss.
+absl::Status check_snapshot_l1(const Snapshot& snapshot, uint64_t cluster_bytes,
+                               uint64_t file_length_bytes);
+
 // Reads a table entry by entry, in pieces: never holds more than an entry and
 // a little.  Beyond the end of the file it finds zeroes.
 class SnapshotTableReader {

@@ -11,6 +11,10 @@
 // not COPIED though nothing shares their cluster, or COPIED though the snapshot
 // that was to share it does not exist: `check` mends both.
 //
+// apply() of a disk of another length writes the L1 table and then the length;
+// after a crash between them the disk is the snapshot's, cut off or with nothing
+// of its own behind it.
+//
 // create(), apply() and remove() stop all requests of the image: for a walk
 // over its L2 tables and the refcounts of what they name (reading those that
 // are not cached), and for a few writes and syncs.  A walk that requests could
@@ -25,7 +29,6 @@
 #include <string>
 #include <vector>
 
-#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -33,19 +36,23 @@
 #include "engine/snapshot.h"
 #include "formats/qcow2/image.h"
 #include "formats/qcow2/snapshot_table.h"
+#include "formats/qcow2/table_references.h"
 
 namespace spindle::qcow2 {
 
 class Snapshots {
  public:
-  // `image` must outlive this.
-  explicit Snapshots(Image* image);
+  // Both must outlive this.
+  Snapshots(Image* image, TableReferences* references);
 
   // Reads and checks the snapshot table; before anything is written.
   absl::Status prepare_for_writing();
   // Enters where the tables lie, for the overlap check; when the image has
   // entered its own.  Errors leave none of them entered.
   absl::Status enter_extents();
+
+  // REQUIRES: prepared for writing.
+  size_t count() const { return snapshots_.size(); }
 
   absl::StatusOr<std::vector<SnapshotInfo>> list();
   // Writes the table anew, with all that is known of each snapshot; while the
@@ -57,47 +64,26 @@ class Snapshots {
   absl::Status remove(absl::string_view snapshot);
 
  private:
-  // Host-endian entries of an L1 table, COPIED and reserved bits as they are.
-  using L1Entries = std::vector<uint64_t>;
-  using Visit = absl::FunctionRef<absl::Status(HostClusters clusters)>;
-
   absl::Status load();
   absl::Status check_tables() const;
   absl::StatusOr<size_t> find(absl::string_view snapshot) const;
   std::string unused_id() const;
   ByteRange l1_extent(const Snapshot& snapshot) const;
 
-  L1Entries active_l1() const;
-  absl::StatusOr<L1Entries> read_l1(const Snapshot& snapshot);
-
-  // Calls `visit` for every reference that the tables under `entries` hold, in
-  // runs: first what an L2 table names, then the table.
-  absl::Status for_each_reference(const L1Entries& entries, Visit visit);
-  absl::Status visit_l2_table(HostOffset table, Visit visit);
-  // All or nothing.
-  absl::Status add_references(const L1Entries& entries);
-  // REQUIRES: nothing durable names them through `entries`.
-  absl::Status drop_references(const L1Entries& entries);
-  // Makes COPIED say whether a refcount is one, in the active tables.
-  absl::Status update_copied_flags();
-  absl::Status update_copied_flags_of(uint64_t l1_index);
-  // Lowers the refcounts of what was dropped, and then sets the flags.
-  absl::Status settle_references();
-
-  absl::Status write_l1(const L1Entries& entries, HostOffset where);
   // Makes the image have `wanted`; on error it has what it had.
   absl::Status switch_to(std::vector<Snapshot> wanted);
   absl::Status write_table(absl::Span<const uint8_t> bytes, ByteRange* place);
+  void forget_vmstate();
+  absl::Status make_room_for(const Snapshot& snapshot);
+  // Makes the disk `new_entries`, and its length `size_bytes`; on error it is
+  // what it was.
+  absl::Status switch_disk(const TableReferences::L1Entries& old_entries,
+                           const TableReferences::L1Entries& new_entries,
+                           uint64_t size_bytes);
   absl::Status switch_header(ByteRange place, size_t count);
-  absl::Status write_header_fields(uint64_t offset, size_t count);
-  absl::Status overwrite_active_l1(const L1Entries& old_entries,
-                                   const L1Entries& new_entries);
-  void remove_extents(const L1Entries& entries);
-  absl::Status add_extents(const L1Entries& entries);
-  // Their L2 tables are not cached any more.
-  void forget_tables(const L1Entries& entries);
 
   Image& image_;
+  TableReferences& references_;
   bool loaded_ = false;
   bool entered_extents_ = false;
   std::vector<Snapshot> snapshots_;

@@ -16,6 +16,7 @@
 #ifndef SPINDLE_FORMATS_QCOW2_TABLE_CACHE_H_
 #define SPINDLE_FORMATS_QCOW2_TABLE_CACHE_H_
 
+#include <algorithm>
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -174,6 +175,10 @@ class TableCache {
 
   size_t slice_bytes() const { return slice_bytes_; }
   uint64_t capacity_bytes() const { return capacity_slices_ * slice_bytes_; }
+  // What is too much goes little by little, as slices are loaded.
+  void set_capacity(uint64_t capacity_bytes) {
+    capacity_slices_ = std::max<uint64_t>(capacity_bytes / slice_bytes_, 1);
+  }
   TableCacheCounters counters() const;
 
  private:
@@ -213,7 +218,7 @@ class TableCache {
   ByteChannel* const file_;
   const Purpose load_purpose_;
   const size_t slice_bytes_;
-  const size_t capacity_slices_;
+  std::atomic<size_t> capacity_slices_;
   SliceMemory memory_;  // outlives the slices
 
   std::array<Shard, kShards> shards_;

@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -12,11 +13,15 @@
 #include "absl/base/optimization.h"
 #include "absl/memory/memory.h"
 #include "absl/strings/str_cat.h"
+#include "engine/aligned_buffer.h"
 #include "engine/checked_math.h"
 
 namespace spindle {
 namespace {
 
+// Zeroes are written in pieces, aligned for O_DIRECT.
+constexpr uint64_t kBlockBytes = 4096;
+constexpr uint64_t kZeroBufferBytes = uint64_t{256} << 10;
 constexpr uint64_t kLongestFile = std::numeric_limits<int64_t>::max();
 
 bool means_unsupported(int error_number) {
@@ -205,6 +210,49 @@ absl::Status FileDriver::set_length(uint64_t length_bytes, SetLengthMode mode) {
   }
   set_known_length(length_bytes);
   return absl::OkStatus();
+}
+
+absl::Status FileDriver::resize(uint64_t length_bytes,
+                                Preallocation preallocation) {
+  const uint64_t old_length = this->length_bytes();
+  if (preallocation == Preallocation::kOff || length_bytes == old_length)
+    return set_length(length_bytes, SetLengthMode::kExact);
+  if (preallocation == Preallocation::kMetadata)
+    return absl::UnimplementedError("Unsupported preallocation mode: metadata");
+  if (length_bytes < old_length) {
+    return absl::InvalidArgumentError(
+        "Preallocation can't be used for shrinking an image");
+  }
+  absl::Status status =
+      grow_with_space({old_length, length_bytes - old_length}, preallocation);
+  // The first error counts.
+  if (!status.ok()) set_length(old_length, SetLengthMode::kExact).IgnoreError();
+  return status;
+}
+
+absl::Status FileDriver::grow_with_space(ByteRange gained,
+                                         Preallocation preallocation) {
+  absl::Status status = set_length(gained.end(), SetLengthMode::kExact);
+  if (!status.ok()) return status;
+  if (preallocation == Preallocation::kFalloc) {
+    // posix_fallocate() writes where the file system cannot reserve.
+    const int error_number =
+        ::posix_fallocate(file().fd(), static_cast<off_t>(gained.offset),
+                          static_cast<off_t>(gained.length));
+    return error_number == 0 ? status
+                             : file().error(error_number, "posix_fallocate");
+  }
+  // What is less than a block at either end reads as zeroes as it is.
+  const AlignedBuffer zeroes(kZeroBufferBytes, kBlockBytes);
+  std::memset(zeroes.data(), 0, kZeroBufferBytes);
+  const uint64_t end = align_down(gained.end(), kBlockBytes);
+  for (uint64_t at = align_up(gained.offset, kBlockBytes); at < end;) {
+    const uint64_t bytes = std::min<uint64_t>(kZeroBufferBytes, end - at);
+    status = write_bytes(IoVector(zeroes.data(), bytes), bytes, at);
+    if (!status.ok()) return status;
+    at += bytes;
+  }
+  return flush();
 }
 
 absl::Status FileDriver::grow_to(uint64_t length_bytes) {

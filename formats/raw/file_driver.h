@@ -44,6 +44,9 @@ class FileDriver final : public PosixDriver {
   // kExact: REQUIRES: no write beyond the new length is in flight (it would
   // make the file longer again).
   absl::Status set_length(uint64_t length_bytes, SetLengthMode mode) override;
+  // There is no metadata to preallocate.
+  absl::Status resize(uint64_t length_bytes,
+                      Preallocation preallocation) override;
 
  private:
   // An operation that this file's file system turned out not to have.
@@ -70,6 +73,9 @@ class FileDriver final : public PosixDriver {
   absl::Status allocate(int mode, ByteRange range, Support* support);
   absl::Status zero_within(ByteRange range, bool may_unmap);
   absl::Status grow_to(uint64_t length_bytes)
+      ABSL_LOCKS_EXCLUDED(growth_mutex_);
+  // Reserves or writes what the file gains.
+  absl::Status grow_with_space(ByteRange gained, Preallocation preallocation)
       ABSL_LOCKS_EXCLUDED(growth_mutex_);
   absl::Status grow_by_truncate(uint64_t length_bytes)
       ABSL_LOCKS_EXCLUDED(growth_mutex_);

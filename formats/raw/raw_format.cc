@@ -18,6 +18,8 @@ int RawFormat::probe(absl::Span<const uint8_t>, absl::string_view) const {
 absl::StatusOr<std::shared_ptr<BlockDriver>> RawFormat::open(
     std::shared_ptr<BlockDriver> file, const OpenOptions& options,
     const OpenContext&) const {
+  if (options.snapshot.has_value())
+    return absl::UnimplementedError("a raw image has no snapshots");
   if (!options.probed) return file;
   return std::make_shared<RawProbeGuard>(std::move(file), others_);
 }

@@ -90,6 +90,10 @@ absl::Status RawProbeGuard::set_length(uint64_t length_bytes,
                                        SetLengthMode mode) {
   return file_->set_length(length_bytes, mode);
 }
+absl::Status RawProbeGuard::resize(uint64_t length_bytes,
+                                   Preallocation preallocation) {
+  return file_->resize(length_bytes, preallocation);
+}
 absl::Status RawProbeGuard::reopen(const ReopenOptions& options) {
   return file_->reopen(options);
 }

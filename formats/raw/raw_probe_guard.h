@@ -53,6 +53,8 @@ class RawProbeGuard final : public BlockDriver {
   absl::StatusOr<BlockStatus> block_status(ByteRange range,
                                            BlockStatusScope scope) override;
   absl::Status set_length(uint64_t length_bytes, SetLengthMode mode) override;
+  absl::Status resize(uint64_t length_bytes,
+                      Preallocation preallocation) override;
   absl::Status reopen(const ReopenOptions& options) override;
   absl::Status inactivate() override;
   absl::Status activate() override;

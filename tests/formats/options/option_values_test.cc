@@ -65,5 +65,14 @@ TEST(ParseBoolOption, TakesOnAndOff) {
             absl::StatusCode::kInvalidArgument);
 }
 
+TEST(OptionValues, PreallocationIsByQemusNames) {
+  EXPECT_EQ(parse_preallocation("off"), Preallocation::kOff);
+  EXPECT_EQ(parse_preallocation("metadata"), Preallocation::kMetadata);
+  EXPECT_EQ(parse_preallocation("falloc"), Preallocation::kFalloc);
+  EXPECT_EQ(parse_preallocation("full"), Preallocation::kFull);
+  EXPECT_FALSE(parse_preallocation("").has_value());
+  EXPECT_FALSE(parse_preallocation("Full").has_value());
+}
+
 }  // namespace
 }  // namespace spindle

@@ -25,6 +25,7 @@
 #include "engine/io_vector.h"
 #include "engine/sector.h"
 #include "formats/builtin.h"
+#include "tests/formats/qcow2/image_steps.h"
 #include "tests/formats/qcow2/memory_image.h"
 #include "tests/support/memory_driver.h"
 #include "tests/support/observing_driver.h"
@@ -36,137 +37,10 @@ namespace {
 
 using testing::ImageFile;
 using testing::qemu_check;
-using testing::qemu_io;
-using testing::run_tool;
-using testing::run_tool_ok;
+using testing::Step;
 using testing::tmpfs_path;
 
 constexpr uint64_t kMib = uint64_t{1} << 20;
-
-absl::StatusOr<std::shared_ptr<BlockDriver>> open_image(
-    const std::string& path, bool read_only = false) {
-  const ImageOpener opener(builtin_drivers(), {});
-  OpenOptions options;
-  options.read_only = read_only;
-  if (!read_only) options.driver_options = {{"reuse", "lowest"}};
-  return opener.open(path, "qcow2", options);
-}
-
-// One step of a history, done by us and by QEMU on an image each.
-struct Step {
-  enum class Kind { kWrite, kZero, kDiscard, kCreate, kApply, kDelete };
-  Kind kind;
-  uint64_t offset = 0;
-  uint64_t length = 0;
-  uint8_t fill = 0;
-  std::string snapshot;
-
-  std::string text() const {
-    static constexpr const char* kNames[] = {"write",  "zero",  "discard",
-                                             "create", "apply", "delete"};
-    return absl::StrCat(kNames[static_cast<int>(kind)], " ", snapshot, " ",
-                        offset, " ", length, " ", fill);
-  }
-};
-
-absl::Status step_by_us(const std::string& path, const Step& step) {
-  auto opened = open_image(path);
-  if (!opened.ok()) return opened.status();
-  BlockDriver& driver = **opened;
-  absl::Status status;
-  const ByteRange range{step.offset, step.length};
-  switch (step.kind) {
-    case Step::Kind::kWrite: {
-      std::vector<uint8_t> bytes(step.length, step.fill);
-      status = driver.write(IoVector(bytes.data(), bytes.size()),
-                            Sector::from_byte_offset(step.offset));
-      break;
-    }
-    case Step::Kind::kZero:
-      status = driver.write_zeroes(range, {});
-      break;
-    case Step::Kind::kDiscard:
-      status = driver.discard(range);
-      break;
-    case Step::Kind::kCreate: {
-      SnapshotInfo wanted;
-      wanted.name = step.snapshot;
-      wanted.date_seconds = 1;
-      status = driver.create_snapshot(wanted).status();
-      break;
-    }
-    case Step::Kind::kApply:
-      status = driver.apply_snapshot(step.snapshot);
-      break;
-    case Step::Kind::kDelete:
-      status = driver.delete_snapshot(step.snapshot);
-      break;
-  }
-  const absl::Status closed = driver.close();
-  return status.ok() ? closed : status;
-}
-
-absl::Status step_by_qemu(const std::string& path, const Step& step) {
-  const ImageFile image{path, "qcow2"};
-  const std::string range = absl::StrCat(step.offset, " ", step.length);
-  const auto snapshot = [&](const char* option) {
-    return run_tool_ok({"qemu-img", "snapshot", option, step.snapshot, path})
-        .status();
-  };
-  switch (step.kind) {
-    case Step::Kind::kWrite:
-      return qemu_io(image, {absl::StrCat("write -P ", step.fill, " ", range)});
-    case Step::Kind::kZero:
-      return qemu_io(image, {absl::StrCat("write -z ", range)});
-    case Step::Kind::kDiscard:
-      return qemu_io(image, {absl::StrCat("discard ", range)});
-    case Step::Kind::kCreate:
-      return snapshot("-c");
-    case Step::Kind::kApply:
-      return snapshot("-a");
-    case Step::Kind::kDelete:
-      return snapshot("-d");
-  }
-  return absl::InternalError("no such step");
-}
-
-// "id name" of each, as qemu-img lists them.
-std::string listed_by_qemu(const std::string& path) {
-  const auto info = run_tool_ok(
-      {"sh", "-c",
-       absl::StrCat("qemu-img snapshot -l ", path,
-                    " | tail -n +3 | awk '{print $1, $2}' | paste -sd,")});
-  return info.ok() ? *info : info.status().ToString();
-}
-
-std::string listed_by_us(const std::string& path) {
-  auto opened = open_image(path, /*read_only=*/true);
-  if (!opened.ok()) return opened.status().ToString();
-  const auto list = (*opened)->list_snapshots();
-  if (!list.ok()) return list.status().ToString();
-  return absl::StrCat(
-      absl::StrJoin(*list, ",",
-                    [](std::string* out, const SnapshotInfo& info) {
-                      absl::StrAppend(out, info.id, " ", info.name);
-                    }),
-      "\n");
-}
-
-// The content of the disk, or of a snapshot, as QEMU reads it.
-std::string content(const std::string& path, const std::string& snapshot = "") {
-  const std::string raw = tmpfs_path("content");
-  std::vector<std::string> command = {"qemu-img", "convert", "-O", "raw"};
-  if (!snapshot.empty()) {
-    command.insert(command.end(),
-                   {"-l", absl::StrCat("snapshot.name=", snapshot)});
-  }
-  command.insert(command.end(), {path, raw});
-  const auto converted = run_tool_ok(command);
-  if (!converted.ok()) return converted.status().ToString();
-  const auto bytes = testing::read_file(raw);
-  ::unlink(raw.c_str());
-  return std::string(bytes->begin(), bytes->end());
-}
 
 struct Variant {
   const char* options;
@@ -237,13 +111,15 @@ TEST_P(SnapshotHistories, AreQemus) {
   for (int i = 0; i < 40 && !HasFailure(); ++i) {
     const Step step = history.next();
     SCOPED_TRACE(absl::StrCat("step ", i, ": ", step.text()));
-    const absl::Status by_us = step_by_us(ours.path, step);
-    const absl::Status by_qemu = step_by_qemu(theirs.path, step);
+    const absl::Status by_us = testing::step_by_us(ours.path, step);
+    const absl::Status by_qemu = testing::step_by_qemu(theirs.path, step);
     EXPECT_EQ(by_us.ok(), by_qemu.ok()) << by_us << "\n" << by_qemu;
     const absl::Status clean = qemu_check(ours);
     EXPECT_TRUE(clean.ok()) << clean;
-    EXPECT_EQ(listed_by_qemu(ours.path), listed_by_qemu(theirs.path));
-    EXPECT_EQ(listed_by_us(ours.path), listed_by_qemu(theirs.path));
+    EXPECT_EQ(testing::listed_by_qemu(ours.path),
+              testing::listed_by_qemu(theirs.path));
+    EXPECT_EQ(testing::listed_by_us(ours.path),
+              testing::listed_by_qemu(theirs.path));
     const absl::Status same = testing::qemu_compare(ours, theirs);
     EXPECT_TRUE(same.ok()) << same;
     // Clusters lie where QEMU puts them.
@@ -253,7 +129,9 @@ TEST_P(SnapshotHistories, AreQemus) {
     EXPECT_EQ(testing::placement(*our_map), testing::placement(*their_map));
   }
   for (const std::string& name : history.names()) {
-    EXPECT_TRUE(content(ours.path, name) == content(theirs.path, name)) << name;
+    EXPECT_TRUE(testing::content_by_qemu(ours.path, name) ==
+                testing::content_by_qemu(theirs.path, name))
+        << name;
   }
   ::unlink(ours.path.c_str());
   ::unlink(theirs.path.c_str());
@@ -284,12 +162,13 @@ SnapshotInfo named(const std::string& name) {
 }
 
 std::string disk_of(BlockDriver& driver) {
-  const auto content = read_bytes(driver, {0, kDiskBytes});
+  const auto content = read_bytes(driver, {0, driver.length_bytes()});
   return content.ok() ? *content : content.status().ToString();
 }
 
-// Snapshots "a" and "b", and changes after each.
-std::string image_with_two_snapshots() {
+// Snapshots "a" and "b", and changes after each; the disk is `disk_bytes` long
+// in the end.
+std::string image_with_two_snapshots(uint64_t disk_bytes) {
   MemoryImageOptions options;
   options.size_bytes = kDiskBytes;
   options.create["cluster_size"] = absl::StrCat(kCluster);
@@ -300,6 +179,9 @@ std::string image_with_two_snapshots() {
   EXPECT_TRUE(image.driver().create_snapshot(named("b")).ok());
   EXPECT_TRUE(image.write({4 * kCluster + 512, 6 * kCluster}, 3).ok());
   EXPECT_TRUE(image.discard({0, kCluster}).ok());
+  EXPECT_TRUE(
+      image.driver().set_length(disk_bytes, SetLengthMode::kExact).ok());
+  EXPECT_TRUE(image.write({disk_bytes - kCluster, kCluster}, 4).ok());
   EXPECT_TRUE(image.close().ok());
   return image.memory().content();
 }
@@ -307,6 +189,7 @@ std::string image_with_two_snapshots() {
 struct Operation {
   const char* name;
   std::function<absl::Status(BlockDriver&)> run;
+  uint64_t disk_bytes = kDiskBytes;
 };
 
 // Leaks do no harm, and neither does an entry whose COPIED flag is not what the
@@ -330,7 +213,7 @@ class SnapshotErrors : public ::testing::TestWithParam<Operation> {};
 TEST_P(SnapshotErrors, LeaveTheImageAsItWas) {
   const Operation& operation = GetParam();
   MemoryImageOptions options;
-  options.bytes = image_with_two_snapshots();
+  options.bytes = image_with_two_snapshots(operation.disk_bytes);
   std::string before;
   std::string after;
   {
@@ -361,7 +244,13 @@ TEST_P(SnapshotErrors, LeaveTheImageAsItWas) {
       const auto copy = image.open_copy(image.memory().content());
       ASSERT_TRUE(copy.ok()) << copy.status();
       const std::string later = disk_of(**copy);
-      EXPECT_TRUE(later == after || (later == before && !status.ok()));
+      // A new length needs two writes.  If nothing works after the first, not
+      // even taking it back, the new disk keeps the old length.
+      std::string half_way = after;
+      half_way.resize(before.size());
+      const bool stuck = !status.ok() && later == half_way &&
+                         repeat == ObservingDriver::Repeat::kFromThenOn;
+      EXPECT_TRUE(later == after || (later == before && !status.ok()) || stuck);
       if (HasFailure()) return;
     }
   }
@@ -377,6 +266,12 @@ INSTANTIATE_TEST_SUITE_P(
                   }},
         Operation{"apply",
                   [](BlockDriver& image) { return image.apply_snapshot("a"); }},
+        Operation{"apply a shorter one",
+                  [](BlockDriver& image) { return image.apply_snapshot("a"); },
+                  3 * kDiskBytes},
+        Operation{"apply a longer one",
+                  [](BlockDriver& image) { return image.apply_snapshot("a"); },
+                  16 * kCluster},
         Operation{
             "delete the first",
             [](BlockDriver& image) { return image.delete_snapshot("a"); }},

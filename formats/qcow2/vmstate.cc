@@ -1,0 +1,72 @@
+#include "formats/qcow2/vmstate.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "engine/checked_math.h"
+#include "formats/qcow2/image_size.h"
+#include "formats/qcow2/layout.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+constexpr uint64_t kMaxEntries = kMaxL1TableBytes / kL1EntryBytes;
+
+}  // namespace
+
+uint64_t VmState::l1_end() const {
+  return image_.l1().entry_count() *
+         image_.geometry().l1_entry_coverage_bytes();
+}
+
+absl::StatusOr<ByteRange> VmState::place_of(ByteRange area) const {
+  const Geometry& geometry = image_.geometry();
+  const uint64_t coverage = geometry.l1_entry_coverage_bytes();
+  const uint64_t begin =
+      geometry.l1_entries_for(geometry.size_bytes) * coverage;
+  const std::optional<uint64_t> limit = checked_multiply(kMaxEntries, coverage);
+  const uint64_t most = std::min(limit.value_or(kMaxSizeBytes), kMaxSizeBytes);
+  if (begin <= most && area.length <= most - begin &&
+      area.offset <= most - begin - area.length) {
+    return ByteRange{begin + area.offset, area.length};
+  }
+  return absl::OutOfRangeError(absl::StrCat(
+      "vmstate of ", area.length, " bytes at ", area.offset,
+      ", behind a disk of ", geometry.size_bytes, " bytes, ends beyond ", most,
+      ", the most that an L1 table can name"));
+}
+
+absl::Status VmState::read(const IoVector& qiov, uint64_t position) {
+  const absl::StatusOr<ByteRange> place =
+      place_of({position, qiov.length_bytes()});
+  if (!place.ok()) return place.status();
+  const uint64_t within =
+      std::min(std::max(l1_end(), place->offset), place->end()) - place->offset;
+  qiov.fill(within, place->length - within, 0);
+  return within == 0 ? absl::OkStatus()
+                     : reader_.read({place->offset}, qiov.slice(0, within));
+}
+
+absl::StatusOr<bool> VmState::has_room(ByteRange area) const {
+  const absl::StatusOr<ByteRange> place = place_of(area);
+  if (!place.ok()) return place.status();
+  return place->end() <= l1_end();
+}
+
+absl::Status VmState::make_room(ByteRange area) {
+  const absl::StatusOr<ByteRange> place = place_of(area);
+  if (!place.ok()) return place.status();
+  const uint64_t needed = image_.geometry().l1_entries_for(place->end());
+  uint64_t entries = std::max<uint64_t>(image_.l1().entry_count(), 1);
+  while (entries < needed) entries = divide_round_up(entries * 3, 2);
+  return grow_l1(&image_, std::min(entries, kMaxEntries));
+}
+
+absl::Status VmState::write(const IoVector& qiov, uint64_t position) {
+  const absl::StatusOr<ByteRange> place =
+      place_of({position, qiov.length_bytes()});
+  return place.ok() ? writer_.write({place->offset}, qiov) : place.status();
+}
+
+}  // namespace spindle::qcow2

@@ -1,0 +1,237 @@
+// Histories with resizes, led by us and by QEMU through an image each: the same
+// content, clusters in the same places, and nothing that qemu-img check finds.
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
+#include "engine/block_driver.h"
+#include "engine/checked_math.h"
+#include "tests/formats/qcow2/image_steps.h"
+#include "tests/support/qemu_tools.h"
+#include "tests/support/seed.h"
+
+namespace spindle::qcow2 {
+namespace {
+
+using testing::ImageFile;
+using testing::Step;
+using testing::tmpfs_path;
+
+struct Variant {
+  const char* name;
+  const char* options;
+  uint64_t cluster_bytes;
+  uint64_t size_bytes;
+  // The disk ends where clusters end: then QEMU, too, lets nothing old come
+  // back, and everything is where it has it.
+  bool whole_clusters = true;
+  // Of a backing file; 0: none.
+  uint64_t backing_bytes = 0;
+  // preallocation=falloc and =full: QEMU moves the refcounts for that.
+  bool reserves_space = false;
+};
+
+class History {
+ public:
+  History(const Variant& variant, uint64_t seed)
+      : variant_(variant), random_(seed), size_(variant.size_bytes) {}
+
+  Step next();
+  // What has become of the last step.
+  void note(const Step& step, bool done);
+  uint64_t size() const { return size_; }
+  std::vector<std::string> names() const {
+    std::vector<std::string> names;
+    for (const auto& [name, size] : sizes_) names.push_back(name);
+    return names;
+  }
+
+ private:
+  Step resize();
+  Step data_step(uint64_t dice);
+  std::string any_name() {
+    return std::next(sizes_.begin(),
+                     static_cast<std::ptrdiff_t>(random_() % sizes_.size()))
+        ->first;
+  }
+
+  const Variant variant_;
+  std::mt19937_64 random_;
+  uint64_t size_;
+  std::map<std::string, uint64_t> sizes_;  // of snapshots
+  int made_ = 0;
+};
+
+Step History::next() {
+  const uint64_t dice = random_() % 24;
+  if (dice < 2 && sizes_.size() < 3)
+    return {.kind = Step::Kind::kCreate,
+            .snapshot = absl::StrCat("s", ++made_)};
+  if (dice < 3 && !sizes_.empty())
+    return {.kind = Step::Kind::kApply, .snapshot = any_name()};
+  if (dice < 5 && !sizes_.empty())
+    return {.kind = Step::Kind::kDelete, .snapshot = any_name()};
+  if (dice < 13 || size_ == 0) return resize();
+  return data_step(dice);
+}
+
+Step History::resize() {
+  const uint64_t unit = variant_.whole_clusters ? variant_.cluster_bytes : 512;
+  Step step{.kind = Step::Kind::kResize,
+            .length = random_() % (2 * variant_.size_bytes / unit) * unit};
+  if (random_() % 8 == 0) step.length = size_ + unit;
+  if (step.length > size_ && random_() % 4 == 0) {
+    step.preallocation = Preallocation::kMetadata;
+    if (variant_.reserves_space)
+      step.preallocation =
+          random_() % 2 == 0 ? Preallocation::kFalloc : Preallocation::kFull;
+  }
+  return step;
+}
+
+Step History::data_step(uint64_t dice) {
+  const uint64_t unit = dice < 20 ? 512 : variant_.cluster_bytes;
+  const uint64_t offset = random_() % divide_round_up(size_, unit) * unit;
+  const uint64_t length =
+      std::min((random_() % (6 * variant_.cluster_bytes / unit) + 1) * unit,
+               size_ - offset);
+  if (dice < 20) {
+    return {.kind = Step::Kind::kWrite,
+            .offset = offset,
+            .length = length,
+            .fill = static_cast<uint8_t>(random_() % 255 + 1)};
+  }
+  return {.kind = dice < 22 ? Step::Kind::kZero : Step::Kind::kDiscard,
+          .offset = offset,
+          .length = length};
+}
+
+void History::note(const Step& step, bool done) {
+  if (!done) return;
+  if (step.kind == Step::Kind::kCreate) sizes_[step.snapshot] = size_;
+  if (step.kind == Step::Kind::kDelete) sizes_.erase(step.snapshot);
+  if (step.kind == Step::Kind::kApply) size_ = sizes_[step.snapshot];
+  if (step.kind == Step::Kind::kResize) size_ = step.length;
+}
+
+class ResizeHistories : public ::testing::TestWithParam<Variant> {
+ protected:
+  void SetUp() override;
+  void TearDown() override {
+    for (const std::string& path : {ours_.path, theirs_.path, backing_})
+      ::unlink(path.c_str());
+  }
+  // QEMU shows what an earlier shrink left in the last cluster; nobody should.
+  void clear_tail_of_theirs(uint64_t old_size, uint64_t new_size);
+  void compare(bool places) const;
+
+  const ImageFile ours_{tmpfs_path("ours"), "qcow2"};
+  const ImageFile theirs_{tmpfs_path("theirs"), "qcow2"};
+  const std::string backing_ = tmpfs_path("backing");
+};
+
+void ResizeHistories::SetUp() {
+  const Variant& variant = GetParam();
+  std::optional<ImageFile> backing;
+  if (variant.backing_bytes != 0) {
+    std::vector<uint8_t> bytes(variant.backing_bytes);
+    for (uint64_t i = 0; i < bytes.size(); ++i)
+      bytes[i] = static_cast<uint8_t>(i / 512 % 251 + 1);
+    ASSERT_TRUE(testing::write_file(backing_, bytes).ok());
+    backing = {backing_, "raw"};
+  }
+  for (const ImageFile& image : {ours_, theirs_}) {
+    const absl::Status made =
+        testing::qemu_create({.image = image,
+                              .size_bytes = variant.size_bytes,
+                              .options = variant.options,
+                              .backing = backing});
+    ASSERT_TRUE(made.ok()) << made;
+  }
+}
+
+void ResizeHistories::clear_tail_of_theirs(uint64_t old_size,
+                                           uint64_t new_size) {
+  const uint64_t end =
+      std::min(align_up(old_size, GetParam().cluster_bytes), new_size);
+  if (end <= old_size) return;
+  const absl::Status status = testing::qemu_io(
+      theirs_, {absl::StrCat("write -P 0 ", old_size, " ", end - old_size)});
+  EXPECT_TRUE(status.ok()) << status;
+}
+
+void ResizeHistories::compare(bool places) const {
+  const absl::Status clean = testing::qemu_check(ours_);
+  EXPECT_TRUE(clean.ok()) << clean;
+  const absl::Status same = testing::qemu_compare(ours_, theirs_);
+  EXPECT_TRUE(same.ok()) << same;
+  EXPECT_EQ(testing::listed_by_us(ours_.path),
+            testing::listed_by_qemu(theirs_.path));
+  if (!places) return;
+  const auto our_map = testing::qemu_map(ours_);
+  const auto their_map = testing::qemu_map(theirs_);
+  ASSERT_TRUE(our_map.ok() && their_map.ok());
+  EXPECT_EQ(testing::placement(*our_map), testing::placement(*their_map));
+}
+
+TEST_P(ResizeHistories, AreQemus) {
+  const uint64_t seed = testing::test_seed();
+  const Variant& variant = GetParam();
+  History history(variant, seed);
+  for (int i = 0; i < 60 && !HasFailure(); ++i) {
+    const Step step = history.next();
+    SCOPED_TRACE(
+        absl::StrCat("step ", i, ", size ", history.size(), ": ", step.text()));
+    const absl::Status by_us = testing::step_by_us(ours_.path, step);
+    const absl::Status by_qemu = testing::step_by_qemu(theirs_.path, step);
+    ASSERT_EQ(by_us.ok(), by_qemu.ok()) << by_us << "\n" << by_qemu;
+    if (by_us.ok() && step.kind == Step::Kind::kResize)
+      clear_tail_of_theirs(history.size(), step.length);
+    history.note(step, by_us.ok());
+    compare(variant.whole_clusters && !variant.reserves_space);
+  }
+  for (const std::string& name : history.names()) {
+    EXPECT_TRUE(testing::content_by_qemu(ours_.path, name) ==
+                testing::content_by_qemu(theirs_.path, name))
+        << name;
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Variants, ResizeHistories,
+    ::testing::Values(
+        Variant{"Default", "cluster_size=64k", 65536, 3 << 20},
+        // An L1 entry covers 32 KiB, a refcount block 128 KiB, and the L1 table
+        // of a cluster 2 MiB.
+        Variant{"Small", "cluster_size=512", 512, 1 << 20},
+        Variant{"WideRefcounts", "cluster_size=512,refcount_bits=64", 512,
+                512 << 10},
+        Variant{"Old", "cluster_size=4k,compat=0.10", 4096, 1 << 20},
+        Variant{"Backing", "cluster_size=4k", 4096, 256 << 10, true, 384 << 10},
+        Variant{"BackingOfSmall", "cluster_size=512", 512, 128 << 10, true,
+                160 << 10},
+        Variant{"OldWithBacking", "cluster_size=4k,compat=0.10", 4096,
+                256 << 10, true, 384 << 10, true},
+        Variant{"Subclusters", "cluster_size=16k,extended_l2=on", 16384,
+                1 << 20},
+        Variant{"SubclustersWithBacking", "cluster_size=16k,extended_l2=on",
+                16384, 512 << 10, true, 768 << 10},
+        Variant{"Ragged", "cluster_size=4k", 4096, 256 << 10, false},
+        Variant{"RaggedWithBacking", "cluster_size=4k", 4096, 256 << 10, false,
+                (384 << 10) + 1024},
+        Variant{"Reserving", "cluster_size=4k", 4096, 256 << 10, true, 0, true},
+        Variant{"ReservingWithBacking", "cluster_size=4k", 4096, 256 << 10,
+                false, 384 << 10, true}),
+    [](const auto& info) { return info.param.name; });
+
+}  // namespace
+}  // namespace spindle::qcow2
