@@ -86,6 +86,15 @@ absl::StatusOr<uint64_t> parse_image_size(absl::string_view text) {
   return parse_size_named("image size", text);
 }
 
+absl::StatusOr<uint64_t> parse_size_parameter(absl::string_view name,
+                                              absl::string_view text) {
+  if (!parse_size(text).has_value() && is_number_with_suffix(text)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "Value '", text, "' is out of range for parameter '", name, "'"));
+  }
+  return parse_size_option(name, text);
+}
+
 OptionList parse_option_list(absl::string_view text) {
   OptionList list;
   std::string item;

@@ -41,6 +41,10 @@ absl::StatusOr<uint64_t> parse_size_named(absl::string_view what,
                                           absl::string_view text);
 absl::StatusOr<uint64_t> parse_image_size(absl::string_view text);
 
+// A size on the command line; the messages, QEMU's, call it `name`.
+absl::StatusOr<uint64_t> parse_size_parameter(absl::string_view name,
+                                              absl::string_view text);
+
 // "a=1,b=2" with ",," for a comma in a value.  A name alone means "on"; "help"
 // or "?" asks for help.
 struct OptionList {

@@ -22,6 +22,7 @@ Command add_convert_command(CLI::App* app);
 Command add_info_command(CLI::App* app);
 Command add_map_command(CLI::App* app);
 Command add_bench_command(CLI::App* app);
+Command add_resize_command(CLI::App* app);
 Command add_snapshot_command(CLI::App* app);
 Command add_bitmap_command(CLI::App* app);
 

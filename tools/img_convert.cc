@@ -14,6 +14,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/block_device.h"
 #include "engine/block_driver.h"
@@ -47,6 +48,7 @@ struct ConvertArguments {
   std::string source;
   std::string target;
   std::string source_format;
+  std::string snapshot;
   std::string target_format = "raw";
   std::vector<std::string> options;
   size_t coroutines = 8;
@@ -66,6 +68,18 @@ struct ConvertArguments {
   bool progress = false;
   bool quiet = false;
 };
+
+// "snapshot.id=1,snapshot.name=a", or an id or a name.
+std::optional<SnapshotChoice> chosen_snapshot(const std::string& text) {
+  if (text.empty()) return std::nullopt;
+  if (!absl::StartsWith(text, "snapshot.")) return {{.id_or_name = text}};
+  SnapshotChoice choice;
+  for (const auto& [name, value] : parse_option_list(text).options) {
+    if (name == "snapshot.id") choice.id = value;
+    if (name == "snapshot.name") choice.name = value;
+  }
+  return choice;
+}
 
 absl::StatusOr<std::unique_ptr<BlockDevice>> open_device(
     const ImageOpener& opener, const std::string& filename,
@@ -293,6 +307,7 @@ int run_convert(const ConvertArguments& arguments) {
   const ImageOpener opener(builtin_drivers(), policy);
   OpenOptions source_options;
   source_options.read_only = true;
+  source_options.snapshot = chosen_snapshot(arguments.snapshot);
   source_options.force_share = arguments.force_share;
   absl::StatusOr<std::unique_ptr<BlockDevice>> source =
       open_device(opener, arguments.source, arguments.source_format,
@@ -323,6 +338,9 @@ Command add_convert_command(CLI::App* app) {
   convert->add_option("target", arguments->target, "the new image");
   convert->add_option("-f", arguments->source_format,
                       "the source's format; guessed if not stated");
+  convert->add_option("-l", arguments->snapshot,
+                      "copy this snapshot: snapshot.id=ID,snapshot.name=NAME, "
+                      "or an id or a name");
   convert->add_option("-O", arguments->target_format,
                       "the new image's format (raw)");
   convert

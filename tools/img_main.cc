@@ -1,5 +1,6 @@
 // spindle-img: make, copy, inspect and measure disk images.
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <string>
 #include <utility>
@@ -17,6 +18,18 @@ int report_misuse(const CLI::App& app, const CLI::ParseError& error) {
                        "\nTry 'spindle-img --help' for more information");
 }
 
+// "resize disk.img -1G": the last argument is a size, not an option.
+std::vector<std::string> arguments_of(int argc, char** argv) {
+  std::vector<std::string> arguments(argv + 1, argv + argc);
+  if (arguments.size() < 2 || arguments[0] != "resize") return arguments;
+  const std::string& last = arguments.back();
+  const bool is_size =
+      last.size() > 1 && last[0] == '-' && last[1] >= '0' && last[1] <= '9';
+  if (is_size && arguments[arguments.size() - 2] != "--")
+    arguments.insert(arguments.end() - 1, "--");
+  return arguments;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -31,13 +44,17 @@ int main(int argc, char** argv) {
       {"info", spindle::add_info_command},
       {"map", spindle::add_map_command},
       {"bench", spindle::add_bench_command},
+      {"resize", spindle::add_resize_command},
       {"snapshot", spindle::add_snapshot_command},
       {"bitmap", spindle::add_bitmap_command},
   };
   std::vector<std::pair<std::string, spindle::Command>> commands;
   for (const auto& [name, add] : adders) commands.emplace_back(name, add(&app));
   try {
-    app.parse(argc, argv);
+    std::vector<std::string> arguments = arguments_of(argc, argv);
+    // The parser takes them from the back.
+    std::reverse(arguments.begin(), arguments.end());
+    app.parse(std::move(arguments));
   } catch (const CLI::ParseError& error) {
     return report_misuse(app, error);
   }

@@ -146,6 +146,44 @@ TEST(Convert, RefusesAndLeavesNothingBehind) {
   EXPECT_TRUE(*before == *after);
 }
 
+// What qemu-img copies of a snapshot; but that gives the copy the length that
+// the disk has now, and this the snapshot's own.
+TEST(Convert, CopiesASnapshot) {
+  const ImageFile image{temporary_path("image"), "qcow2"};
+  ASSERT_TRUE(
+      testing::qemu_create(
+          {.image = image, .size_bytes = 1 << 20, .options = {}, .backing = {}})
+          .ok());
+  const auto qemu_img = [&](Arguments arguments) {
+    arguments.insert(arguments.begin(), "qemu-img");
+    const auto done = testing::run_tool_ok(arguments);
+    EXPECT_TRUE(done.ok()) << done.status();
+  };
+  for (const char* name : {"a", "1"}) {
+    ASSERT_TRUE(testing::qemu_io(
+                    image, {absl::StrCat("write -P ", name[0] % 7, " 0 500k")})
+                    .ok());
+    qemu_img({"snapshot", "-c", name, image.path});
+  }
+  qemu_img({"resize", "-q", image.path, "3M"});
+  ASSERT_TRUE(testing::qemu_io(image, {"write -P 9 0 3M"}).ok());
+  for (const char* choice : {"a", "1", "2", "snapshot.name=1", "snapshot.id=1",
+                             "snapshot.id=1,snapshot.name=a"}) {
+    SCOPED_TRACE(choice);
+    const ImageFile ours{temporary_path("ours"), "raw"};
+    const ImageFile theirs{temporary_path("theirs"), "raw"};
+    const ToolResult result =
+        convert({"-l", choice, "-O", "raw", image.path, ours.path});
+    EXPECT_EQ(result.exit_code, 0) << result.output;
+    qemu_img({"convert", "-l", choice, "-O", "raw", image.path, theirs.path});
+    EXPECT_EQ(length_of(ours.path), uint64_t{1} << 20);
+    ASSERT_EQ(::truncate(theirs.path.c_str(), 1 << 20), 0);
+    EXPECT_TRUE(qemu_compare(ours, theirs).ok());
+  }
+  EXPECT_EQ(convert({"-l", "b", image.path, temporary_path("no")}).exit_code,
+            1);
+}
+
 // ---- Beside qemu-img --------------------------------------------------------
 
 class ConvertBeside : public ::testing::Test {
