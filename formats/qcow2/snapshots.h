@@ -12,8 +12,8 @@
 // that was to share it does not exist: `check` mends both.
 //
 // apply() of a disk of another length writes the L1 table and then the length;
-// after a crash between them the disk is the snapshot's, cut off or with nothing
-// of its own behind it.
+// after a crash between them the disk is the snapshot's, cut off or with
+// nothing of its own behind it.
 //
 // create(), apply() and remove() stop all requests of the image: for a walk
 // over its L2 tables and the refcounts of what they name (reading those that
