@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <random>
@@ -447,6 +448,25 @@ TEST(DataFileStress, ARawFileIsTheDisk) {
   ASSERT_TRUE(image.close().ok());
   EXPECT_EQ(image.check(), absl::OkStatus());
   ASSERT_TRUE(image.open(/*read_only=*/true).ok());
+  EXPECT_TRUE(disk_of(image.driver()) == image.data_memory().content());
+}
+
+// A write stands before its cluster while zeroes come: they wait for it.
+TEST(DataFileStress, ZeroesWaitForAWriteThatIsOnItsWay) {
+  DataImage image(kDiskBytes, options("on"));
+  ASSERT_TRUE(write_fill(image.driver(), {0, kCluster}, 1).ok());
+  const auto stop = image.data().stop_at({.purpose = Purpose::kWriteAio});
+  std::thread writer(
+      [&image] { EXPECT_TRUE(write_fill(image.driver(), {0, 512}, 2).ok()); });
+  stop->wait_until_reached();
+  std::thread zeroer(
+      [&image] { EXPECT_TRUE(image.driver().discard({0, kCluster}).ok()); });
+  // Time enough to get past the write, if nothing held it back.
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  stop->resume();
+  writer.join();
+  zeroer.join();
+  EXPECT_TRUE(reads_as(image.driver(), {0, kCluster}, 0));
   EXPECT_TRUE(disk_of(image.driver()) == image.data_memory().content());
 }
 
