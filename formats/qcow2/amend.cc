@@ -151,6 +151,10 @@ absl::Status Amendment::resize() {
     return absl::OkStatus();
   }
   absl::Status status = target_.resize(*plan_.size_bytes);
+  // What is cached is forgotten when the image is opened anew; also after an
+  // error, before which something may have changed.
+  const absl::Status settled = image().rounds().settle();
+  if (status.ok()) status = settled;
   return status.ok() ? reload() : status;
 }
 
