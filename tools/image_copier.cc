@@ -232,8 +232,12 @@ void Copier::submit(size_t piece, uint64_t offset, uint64_t bytes) {
     return options_.min_zeroes_bytes != 0 &&
            IoVector(data + at, unit_end(at) - at).is_zero();
   };
-  target_.plug();
+  // Each takes its clusters before the next does; compressed data are packed in
+  // any order.
+  const bool one_by_one = options_.in_order && !options_.compress;
+  if (!one_by_one) target_.plug();
   for (uint64_t at = 0; at < bytes;) {
+    if (one_by_one) wait_for_all();
     const bool zeroes = is_zero(at);
     uint64_t run_end = unit_end(at);
     // Clusters are compressed side by side.
@@ -248,7 +252,7 @@ void Copier::submit(size_t piece, uint64_t offset, uint64_t bytes) {
     }
     at = run_end;
   }
-  target_.unplug();
+  if (!one_by_one) target_.unplug();
 }
 
 void Copier::zero(ByteRange range) {
