@@ -33,8 +33,9 @@ class DifferentialTest : public ::testing::TestWithParam<Geometry> {
   void SetUp() override {
     const Geometry& geometry = GetParam();
     random_.seed(test_seed());
-    if (geometry.backing != Geometry::Backing::kNone)
+    if (geometry.backing != Geometry::Backing::kNone) {
       ASSERT_STATUS_OK(make_backing());
+    }
     for (const ImageFile& image : {image_, twin_})
       ASSERT_STATUS_OK(create(image));
   }

@@ -215,8 +215,9 @@ TEST_F(DataFileTool, ConvertsBothWays) {
     ASSERT_EQ(made.exit_code, 0) << made.output;
     EXPECT_EQ(qemu("check x").exit_code, 0);
     EXPECT_EQ(qemu("compare source x").exit_code, 0);
-    if (raw == std::string("on"))
+    if (raw == std::string("on")) {
       EXPECT_EQ(qemu("compare -f raw -F raw source d").exit_code, 0);
+    }
     ASSERT_EQ(ours("convert -O raw x back").exit_code, 0);
     EXPECT_EQ(qemu("compare -f raw -F raw source back").exit_code, 0);
   }

@@ -234,8 +234,9 @@ TEST_P(Amend, APowerCutLeavesTheDiskAsItWas) {
       ASSERT_TRUE(
           all_disks(image, bytes, scenario.snapshots && again == 0).front() ==
           before.front());
-      if (scenario.snapshots && again == 0)
+      if (scenario.snapshots && again == 0) {
         ASSERT_TRUE(all_disks(image, bytes, true) == before);
+      }
     }
   }
 }
@@ -278,7 +279,9 @@ TEST(AmendRefuses, AndTouchesNothing) {
     ASSERT_TRUE(image.close().ok());
     EXPECT_EQ(check_image_bytes(image.memory().content(), Leaks::kForbidden),
               absl::OkStatus());
-    if (!c.snapshots) EXPECT_TRUE(image.memory().content() == options.bytes);
+    if (!c.snapshots) {
+      EXPECT_TRUE(image.memory().content() == options.bytes);
+    }
   }
 }
 

@@ -487,7 +487,9 @@ TEST(DataFileStress, NeighboursKeepTheirData) {
             EXPECT_TRUE(write_fill(image.driver(), {s * 512, 512}, value).ok());
             EXPECT_TRUE(reads_as(image.driver(), {s * 512, 512}, value));
           }
-          if (round % 5 == 4) EXPECT_TRUE(image.driver().flush().ok());
+          if (round % 5 == 4) {
+            EXPECT_TRUE(image.driver().flush().ok());
+          }
         }
       });
     }
