@@ -6,16 +6,19 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "formats/qcow2/layout.h"
 #include "tests/formats/qcow2/memory_image.h"
 #include "tests/formats/qcow2/open_image.h"
 
 namespace spindle::qcow2 {
 namespace {
 
+using testing::get_big64;
 using testing::MemoryImage;
 using testing::MemoryImageOptions;
 using testing::OpenImage;
 using testing::qemu_image_bytes;
+using testing::set_big64;
 
 constexpr uint64_t kMib = uint64_t{1} << 20;
 constexpr uint64_t kCluster = 65536;
@@ -41,6 +44,24 @@ TEST(DataReader, ReadsAcrossClustersOfEveryKind) {
                            {second.data(), second.size()}};
   ASSERT_TRUE(reader.read({4 * kCluster - 1024}, scattered).ok());
   EXPECT_EQ(first + second, std::string(1024, 3) + std::string(1024, 4));
+}
+
+// COPIED alone names a cluster only in an external data file: elsewhere it
+// would show the guest the header.
+TEST(DataReader, AnEntryThatIsOnlyCopiedNamesNothing) {
+  std::string bytes = qemu_image_bytes(64 * kMib, "", {"write -P 1 0 64k"});
+  const uint64_t l2 =
+      get_big64(bytes, get_big64(bytes, kL1TableOffsetOffset)) & kL1OffsetMask;
+  ASSERT_EQ(get_big64(bytes, l2 + 8), 0u);
+  set_big64(&bytes, l2 + 8, kEntryCopied);
+  MemoryImageOptions options;
+  options.bytes = bytes;
+  MemoryImage image(options);
+  EXPECT_TRUE(image.reads_as({kCluster, kCluster}, 0));
+  ASSERT_EQ(image.write({kCluster, kCluster}, 7), absl::OkStatus());
+  EXPECT_TRUE(image.reads_as({kCluster, kCluster}, 7));
+  EXPECT_TRUE(image.reads_as({0, kCluster}, 1));
+  EXPECT_EQ(image.memory().content({0, 4}), bytes.substr(0, 4));
 }
 
 TEST(DataReader, InflatesASequentiallyReadClusterOnce) {

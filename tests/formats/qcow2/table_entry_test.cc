@@ -24,7 +24,8 @@ TEST(TableEntry, TellsTheKindsApart) {
     bool writable;
   } cases[] = {
       {0, ClusterKind::kUnallocated, false, false},
-      {kCopied, ClusterKind::kUnallocated, true, false},
+      // At offset 0 of an external data file; load_entry() tells.
+      {kCopied, ClusterKind::kNormal, true, true},
       {1, ClusterKind::kZeroPlain, false, false},
       {kCopied | 1, ClusterKind::kZeroPlain, true, false},
       {0x50001, ClusterKind::kZeroAllocated, false, false},
