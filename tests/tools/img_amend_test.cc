@@ -223,11 +223,15 @@ TEST_P(AmendHistories, AreQemus) {
                       " ", std::max<uint64_t>(length / 512 * 512, 512), "'");
     }
     std::vector<std::string> commands = {absl::StrCat(edits, " x")};
-    if (variant.snapshots && random() % 3 == 0)
+    // Counts of two bits go up to three.
+    if (variant.snapshots && snapshots < 2 && random() % 3 == 0)
       commands.push_back(
           absl::StrCat("qemu-img snapshot -c s", ++snapshots, " x"));
     // Made in one place and copied: the next amendment starts alike.
     make(commands);
+    // QEMU's downgrade leaves COPIED where a snapshot has the cluster as well:
+    // there is nothing to compare with after that.
+    if (i > 0 && in("theirs", "qemu-img", "check x").exit_code != 0) return;
     const auto keep = [&](const char* place, const char* as) {
       for (int s = 1; s <= snapshots; ++s) {
         const ToolResult kept =
@@ -238,17 +242,22 @@ TEST_P(AmendHistories, AreQemus) {
       }
     };
     keep("ours", "before");
-    amend(absl::StrCat(
-              "-o ",
-              any({"compat=0.10", "compat=1.1", "compat=0.10,refcount_bits=16",
-                   // A snapshot needs a count of two.
-                   variant.snapshots ? "compat=1.1,refcount_bits=2"
-                                     : "compat=1.1,refcount_bits=1",
-                   "compat=1.1,refcount_bits=64",
-                   "compat=1.1,refcount_bits=8,lazy_refcounts=on",
-                   "lazy_refcounts=off,compat=1.1", "refcount_bits=16",
-                   "refcount_bits=32,compat=1.1"}),
-              " x"),
+    std::vector<std::string> amendments = {"compat=0.10", "compat=1.1",
+                                           "lazy_refcounts=off,compat=1.1",
+                                           "refcount_bits=16"};
+    // QEMU takes minutes for another width where a refcount block counts a
+    // million clusters.
+    if (variant.cluster_bytes <= 65536) {
+      amendments.insert(amendments.end(),
+                        {"compat=0.10,refcount_bits=16",
+                         // A snapshot needs a count of two.
+                         variant.snapshots ? "compat=1.1,refcount_bits=2"
+                                           : "compat=1.1,refcount_bits=1",
+                         "compat=1.1,refcount_bits=64",
+                         "compat=1.1,refcount_bits=8,lazy_refcounts=on",
+                         "refcount_bits=32,compat=1.1"});
+    }
+    amend(absl::StrCat("-o ", any(amendments), " x"),
           std::min<size_t>(variant.cluster_bytes, 4096));
     // Where QEMU writes zeroes into a cluster whose data a snapshot still has
     // (which it then has no more), ours takes another.
