@@ -123,14 +123,14 @@ absl::StatusOr<bool> Resizer::is_unmapped(ByteRange clusters) {
           .l2_table(parts_.image->geometry().l1_index({clusters.offset}))
           .bytes == 0)
     return true;
-  // An extended entry of which nothing is allocated may name a cluster.
-  if (parts_.image->geometry().extended_l2) return false;
   while (!clusters.empty()) {
     MappedRun run;
     absl::Status status =
         parts_.image->map().lookup({clusters.offset}, clusters.length, &run);
     if (!status.ok()) return status;
-    if (run.kind != ClusterKind::kUnallocated) return false;
+    // An extended entry of which nothing is allocated may name a cluster.
+    if (run.kind != ClusterKind::kUnallocated || run.entry.has_host())
+      return false;
     clusters = {clusters.offset + run.bytes, clusters.length - run.bytes};
   }
   return true;

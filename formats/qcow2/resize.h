@@ -78,6 +78,8 @@ class Resizer {
   absl::Status zero_tail();
   // Makes the tables name nothing behind the last cluster of the disk.
   absl::Status forget_behind_end();
+  // True if no entry of `clusters`, all under one L1 entry, would change if it
+  // were forgotten: then a table that a snapshot shares need not be copied.
   absl::StatusOr<bool> is_unmapped(ByteRange clusters);
   // The clusters between the end of the disk and where the next L1 entry
   // begins.

@@ -38,6 +38,7 @@ using testing::reads_as;
 
 constexpr uint64_t kKib = 1024;
 constexpr uint64_t kCluster = 4096;
+constexpr uint64_t kLargeCluster = 16 * kKib;  // may have subclusters
 
 MemoryImageOptions options_of(uint64_t size_bytes, uint64_t cluster_bytes,
                               std::string backing = "") {
@@ -56,6 +57,11 @@ std::string disk_of(BlockDriver& driver) {
   if (driver.length_bytes() == 0) return "";
   const auto content = read_bytes(driver, {0, driver.length_bytes()});
   return content.ok() ? *content : content.status().ToString();
+}
+
+// Where the file has the first L2 table.
+uint64_t l2_table_of(const std::string& file) {
+  return get_big64(file, get_big64(file, kL1TableOffsetOffset)) & kL1OffsetMask;
 }
 
 // ---- What a disk has that becomes longer ------------------------------------
@@ -119,6 +125,28 @@ TEST(Resize, WhatTablesNameBehindTheEndDoesNotComeBack) {
   }
 }
 
+// An extended entry may name a cluster of which no subcluster is allocated.
+TEST(Resize, ForgetsClustersBehindTheEndThatHoldNothing) {
+  MemoryImageOptions options = options_of(4 * kLargeCluster, kLargeCluster);
+  options.create["extended_l2"] = "on";
+  MemoryImage longer(options);
+  ASSERT_TRUE(
+      longer.driver().resize(8 * kLargeCluster, Preallocation::kMetadata).ok());
+  ASSERT_TRUE(longer.close().ok());
+  options.bytes = longer.memory().content();
+  const uint64_t entry = l2_table_of(options.bytes) + 7 * kExtendedL2EntryBytes;
+  EXPECT_NE(get_big64(options.bytes, entry), 0U);
+  EXPECT_EQ(get_big64(options.bytes, entry + 8), 0U);
+  testing::set_big64(&options.bytes, kSizeOffset, 4 * kLargeCluster);
+  MemoryImage image(options);
+  ASSERT_TRUE(set_length(image.driver(), 8 * kLargeCluster).ok());
+  ASSERT_TRUE(image.flush().ok());
+  const std::string after = image.memory().content();
+  EXPECT_EQ(l2_table_of(after), l2_table_of(options.bytes));
+  EXPECT_EQ(get_big64(after, entry), 0U);
+  EXPECT_TRUE(image.close_and_check().ok());
+}
+
 // Clusters that were freed before hold old data.
 TEST(Resize, PreallocatedClustersHaveNothingOld) {
   for (const Preallocation preallocation :
@@ -170,6 +198,24 @@ TEST(Resize, TheL1TableGrowsByOneSwitchOfTheHeader) {
   ASSERT_TRUE(set_length(image.driver(), 32 * kKib).ok());
   EXPECT_EQ(get_big64(image.memory().content(), kL1SizeOffset) >> 32, 256U);
   EXPECT_TRUE(image.close_and_check().ok());
+}
+
+// Where nothing lies behind the end, there is nothing to change there.
+TEST(Resize, ALongerDiskLeavesTheTableThatASnapshotShares) {
+  for (const char* extended : {"off", "on"}) {
+    SCOPED_TRACE(extended);
+    MemoryImageOptions options = options_of(4 * kLargeCluster, kLargeCluster);
+    options.create["extended_l2"] = extended;
+    MemoryImage image(options);
+    ASSERT_TRUE(image.write({0, 4 * kLargeCluster}, 7).ok());
+    ASSERT_TRUE(image.driver().create_snapshot({}).ok());
+    const std::string before = image.memory().content();
+    ASSERT_TRUE(set_length(image.driver(), 8 * kLargeCluster).ok());
+    ASSERT_TRUE(image.flush().ok());
+    EXPECT_EQ(l2_table_of(image.memory().content()), l2_table_of(before));
+    EXPECT_TRUE(image.reads_as({4 * kLargeCluster, 4 * kLargeCluster}, 0));
+    EXPECT_TRUE(image.close_and_check().ok());
+  }
 }
 
 // ---- Refusals ---------------------------------------------------------------
