@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/block_driver.h"
 #include "engine/checked_math.h"
@@ -123,6 +124,14 @@ void History::note(const Step& step, bool done) {
   if (step.kind == Step::Kind::kResize) size_ = step.length;
 }
 
+// With preallocation=falloc or =full QEMU gives the file the length that its
+// last used cluster and the new ones need, and refuses if the file has more:
+// what was freed at its end may be longer than what is new.
+bool wants_to_shorten_file(const absl::Status& by_qemu) {
+  return absl::StrContains(by_qemu.message(),
+                           "Cannot use preallocation for shrinking files");
+}
+
 class ResizeHistories : public ::testing::TestWithParam<Variant> {
  protected:
   void SetUp() override;
@@ -191,8 +200,9 @@ TEST_P(ResizeHistories, AreQemus) {
     const Step step = history.next();
     SCOPED_TRACE(
         absl::StrCat("step ", i, ", size ", history.size(), ": ", step.text()));
-    const absl::Status by_us = testing::step_by_us(ours_.path, step);
     const absl::Status by_qemu = testing::step_by_qemu(theirs_.path, step);
+    if (wants_to_shorten_file(by_qemu)) continue;
+    const absl::Status by_us = testing::step_by_us(ours_.path, step);
     ASSERT_EQ(by_us.ok(), by_qemu.ok()) << by_us << "\n" << by_qemu;
     if (by_us.ok() && step.kind == Step::Kind::kResize)
       clear_tail_of_theirs(history.size(), step.length);
