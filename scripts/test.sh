@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs every test in every configuration, and the format check.
 #
-#   scripts/test.sh                      all of them (about 45 minutes on two cores)
+#   scripts/test.sh                      all of them (more than an hour on two cores)
 #   scripts/test.sh tsan format          only these
 #
 # Configurations: default, notbb, tsan, sanitize (ASan and UBSan together), fuzz
