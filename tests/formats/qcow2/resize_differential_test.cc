@@ -51,6 +51,8 @@ class History {
   // What has become of the last step.
   void note(const Step& step, bool done);
   uint64_t size() const { return size_; }
+  // Of a snapshot.
+  uint64_t size_of(const std::string& name) const { return sizes_.at(name); }
   std::vector<std::string> names() const {
     std::vector<std::string> names;
     for (const auto& [name, size] : sizes_) names.push_back(name);
@@ -233,9 +235,14 @@ TEST_P(ResizeHistories, AreQemus) {
     compare(variant.whole_clusters && !variant.reserves_space);
   }
   for (const std::string& name : history.names()) {
-    EXPECT_TRUE(testing::content_by_qemu(ours_.path, name) ==
-                testing::content_by_qemu(theirs_.path, name))
-        << name;
+    // QEMU shows as much as the disk has now; only the snapshot's own length is
+    // its content.
+    auto ours = testing::content_by_qemu(ours_.path, name);
+    auto theirs = testing::content_by_qemu(theirs_.path, name);
+    const uint64_t length = history.size_of(name);
+    ours.resize(std::min<size_t>(ours.size(), length));
+    theirs.resize(std::min<size_t>(theirs.size(), length));
+    EXPECT_TRUE(ours == theirs) << name;
   }
 }
 
