@@ -55,6 +55,7 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_overlay(
     create.backing_format = *format;
   }
   const char* folder = std::getenv("TMPDIR");
+  // mkostemp() puts a name in place of the letters X.
   std::string name =
       absl::StrCat(folder == nullptr ? "/var/tmp" : folder, "/spindle.XXXXXX");
   *fd = ::mkostemp(name.data(), O_CLOEXEC);

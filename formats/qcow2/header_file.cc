@@ -183,8 +183,11 @@ absl::Status switch_header(ByteChannel* file, const Header& next) {
 
 absl::Status replace_header(ByteChannel* file, Corruption* corruption,
                             const Header& old, const Header& next) {
-  absl::Status status = switch_header(file, next);
-  if (status.ok() || absl::IsResourceExhausted(status)) return status;
+  // One that does not fit is refused before anything is written.
+  absl::Status status = serialize_header(next).status();
+  if (!status.ok()) return status;
+  status = switch_header(file, next);
+  if (status.ok()) return status;
   if (!switch_header(file, old).ok()) {
     corruption
         ->report(absl::StrCat("the header could not be replaced: ",

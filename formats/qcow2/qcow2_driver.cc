@@ -355,6 +355,7 @@ absl::Status Qcow2Driver::write_compressed(const IoVector& qiov,
 // ---- What it is ------------------------------------------------------------
 
 DriverLimits Qcow2Driver::limits() const {
+  const Gate::Passage inside(&gate_);  // a repair changes the features
   DriverLimits limits;
   const auto cluster = static_cast<uint32_t>(header_.cluster_size_bytes());
   limits.optimal_transfer_bytes = cluster;
@@ -536,9 +537,13 @@ absl::Status Qcow2Driver::delete_snapshot(absl::string_view snapshot) {
 
 absl::Status Qcow2Driver::set_length(uint64_t length_bytes,
                                      SetLengthMode mode) {
+  const Gate::Closure closed(&gate_);
+  if (absl::Status may = may_change(); !may.ok()) return may;
+  // Looked at in here: a longer disk must not be made shorter by who wanted it
+  // longer.
   if (mode == SetLengthMode::kGrowOnly && length_bytes <= this->length_bytes())
     return absl::OkStatus();
-  return resize(length_bytes, Preallocation::kOff);
+  return change_length(length_bytes, Preallocation::kOff);
 }
 
 absl::Status Qcow2Driver::resize(uint64_t length_bytes,

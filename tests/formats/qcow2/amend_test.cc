@@ -184,11 +184,14 @@ TEST_P(Amend, AnErrorLeavesTheDiskAsItWas) {
   int failures = 0;
   for (const auto repeat :
        {ObservingDriver::Repeat::kOnce, ObservingDriver::Repeat::kFromThenOn}) {
-    for (int nth = 1;; ++nth) {
-      SCOPED_TRACE(absl::StrCat("access ", nth));
+    // Each access fails with either error.
+    for (int attempt = 2;; ++attempt) {
+      const int nth = attempt / 2;
+      const int error_number = attempt % 2 == 0 ? EIO : ENOSPC;
+      SCOPED_TRACE(absl::StrCat("access ", nth, ", errno ", error_number));
       MemoryImage image(options);
       const std::string before = disk_of(image.driver());
-      image.file().fail_at({}, nth % 2 == 0 ? EIO : ENOSPC, nth, repeat);
+      image.file().fail_at({}, error_number, nth, repeat);
       const absl::Status done = image.driver().amend(to(GetParam().changes));
       if (image.file().failure_count() == 0) break;
       ++failures;
