@@ -211,6 +211,28 @@ TEST_P(Amend, AnErrorLeavesTheDiskAsItWas) {
   EXPECT_GT(failures, 10);
 }
 
+// The feature names go beyond the first sector: a header without them takes two
+// writes.
+TEST(AmendErrors, PutTheHeaderBack) {
+  MemoryImageOptions options;
+  options.size_bytes = kDiskBytes;
+  options.create["cluster_size"] = "65536";
+  options.backing = std::string(kDiskBytes, '\xbb');
+  int failures = 0;
+  for (int nth = 1;; ++nth) {
+    SCOPED_TRACE(nth);
+    MemoryImage image(options);
+    const std::string before = image.memory().content({0, 65536});
+    image.file().fail_at({.purpose = Purpose::kHeaderUpdate}, ENOSPC, nth);
+    const absl::Status done = image.driver().amend(to({{"compat", "0.10"}}));
+    if (image.file().failure_count() == 0) break;
+    ++failures;
+    EXPECT_EQ(done.code(), absl::StatusCode::kResourceExhausted) << done;
+    EXPECT_TRUE(image.memory().content({0, 65536}) == before);
+  }
+  EXPECT_EQ(failures, 2);
+}
+
 TEST_P(Amend, APowerCutLeavesTheDiskAsItWas) {
   const Scenario& scenario = GetParam();
   const MemoryImageOptions options = start_of(scenario);
@@ -299,7 +321,7 @@ TEST(AmendRefuses, AReadOnlyImage) {
 
 TEST(AmendProgress, GoesToTheEndAndCanBeCancelled) {
   MemoryImage image(start_of(kScenarios[1]));
-  AmendOptions options = to({{"refcount_bits", "64"}});
+  AmendOptions options = to({{"compat", "0.10"}});
   uint64_t last = 0;
   uint64_t all = 0;
   options.progress = [&](uint64_t done, uint64_t total) {
