@@ -321,7 +321,7 @@ TEST(AmendRefuses, AReadOnlyImage) {
 
 TEST(AmendProgress, GoesToTheEndAndCanBeCancelled) {
   MemoryImage image(start_of(kScenarios[1]));
-  AmendOptions options = to({{"compat", "0.10"}});
+  AmendOptions options = to({{"refcount_bits", "64"}});
   uint64_t last = 0;
   uint64_t all = 0;
   options.progress = [&](uint64_t done, uint64_t total) {

@@ -1,0 +1,142 @@
+// Qcow2Driver: reopening, inactivating, activating, closing.
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/byte_channel.h"
+#include "engine/errors.h"
+#include "engine/gate.h"
+#include "formats/qcow2/check.h"
+#include "formats/qcow2/driver_impl.h"
+
+namespace spindle::qcow2 {
+
+absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
+  // Nothing may be in flight while what is allowed changes: closed for a flush
+  // and the child's own reopen.
+  const Gate::Closure closed(&gate_);
+  if (parts_ == nullptr) return inactive_error();
+  // The file is opened anew all the same: that forgets a failed flush.
+  if (options.read_only == read_only()) return files_.reopen(options);
+  if (options_.snapshot.has_value()) {
+    return absl::FailedPreconditionError(
+        "the image shows a snapshot, which can be opened for reading only");
+  }
+  Image& image = *parts_->image;
+  if (options.read_only) {
+    absl::Status status = parts_->finish_writing();
+    if (!status.ok()) return status;
+    status = files_.reopen(options);
+    // Where it cannot go on with bitmaps that follow, it does not write.
+    const bool goes_on = !status.ok() && parts_->bitmaps.mark_in_use().ok();
+    read_only_.store(!goes_on, std::memory_order_release);
+    return status;
+  }
+  absl::Status status = check_supported(image.header(), /*read_only=*/false);
+  if (status.ok() && image.header().is_dirty()) {
+    status = absl::UnimplementedError(
+        "qcow2: the image is marked dirty (its refcounts are out of date); it "
+        "is repaired when it is opened for writing, not when it is reopened");
+  }
+  if (status.ok()) status = image.corruption().writes_allowed();
+  if (status.ok()) status = files_.reopen(options);
+  if (!status.ok()) return status;
+  status = parts_->prepare_for_writing();
+  if (!status.ok()) {
+    files_.reopen(ReopenOptions{.read_only = true}).IgnoreError();
+    return status;
+  }
+  read_only_.store(false, std::memory_order_release);
+  return status;
+}
+
+absl::Status Qcow2Driver::inactivate() {
+  // Closed until the locks are gone: what came later could not be written.
+  const Gate::Closure closed(&gate_);
+  if (parts_ == nullptr) return absl::OkStatus();
+  absl::Status status;
+  if (!read_only()) status = parts_->finish_writing();
+  if (!status.ok()) return status;
+  status = files_.inactivate();
+  // Still active, but only with bitmaps that follow.
+  if (!status.ok() && (read_only() || parts_->bitmaps.mark_in_use().ok()))
+    return status;
+  live_bitmaps_.forget();
+  parts_.reset();
+  return status;
+}
+
+absl::Status Qcow2Driver::load_again() {
+  // Somebody else may have written the image meanwhile.
+  absl::StatusOr<Header> header = read_shown_header(file_.get(), options_);
+  if (!header.ok()) return header.status();
+  absl::Status status = check_supported(*header, read_only());
+  if (!status.ok()) return status;
+  if (options_.open_backing &&
+      header->backing_filename != header_.backing_filename) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the backing file was '", header_.backing_filename, "' and is now '",
+        header->backing_filename, "': the image must be opened anew"));
+  }
+  if (header->has_data_file() != header_.has_data_file() ||
+      header->data_filename() != header_.data_filename()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the data file was '", header_.data_filename(), "' and is now '",
+        header->data_filename(), "': the image must be opened anew"));
+  }
+  if (!read_only()) status = repair_if_dirty(file_.get(), log_, &*header);
+  return status.ok() ? load(*header) : status;
+}
+
+absl::Status Qcow2Driver::activate() {
+  const Gate::Closure closed(&gate_);
+  if (parts_ != nullptr) return absl::OkStatus();
+  absl::Status status = files_.activate();
+  if (!status.ok()) return status;
+  status = load_again();
+  // Without the metadata nothing can be done with the file: others may try.
+  if (!status.ok()) {
+    live_bitmaps_.forget();
+    files_.inactivate().IgnoreError();
+  }
+  return status;
+}
+
+absl::Status Qcow2Driver::close() {
+  absl::Status status;
+  // Inactive, the file is somebody else's.
+  if (!read_only() && parts_ != nullptr) status = parts_->finish_writing();
+  const absl::Status closed = files_.close();
+  return status.ok() ? closed : status;
+}
+
+absl::Status repair_if_dirty(BlockDriver* file, const LogSink& log,
+                             Header* header) {
+  if (!header->is_dirty()) return absl::OkStatus();
+  // Not owned: the channel lives no longer than this call.
+  ByteChannel channel(std::shared_ptr<BlockDriver>(file, [](BlockDriver*) {}));
+  CheckOptions options;
+  options.fix_leaks = options.fix_errors = true;
+  if (log) {
+    options.report = [&log](absl::string_view line) {
+      log(LogSeverity::kWarning, absl::StrCat("qcow2: ", line));
+    };
+  }
+  const absl::StatusOr<CheckResult> result =
+      check_image(&channel, *header, options);
+  if (!result.ok()) {
+    return with_context(result.status(),
+                        "the image is marked dirty and cannot be repaired");
+  }
+  if (result->corruptions != 0 || result->check_errors != 0) {
+    return absl::DataLossError(absl::StrCat(
+        "the image is marked dirty, and after a repair ", result->corruptions,
+        " corruptions and ", result->check_errors, " check errors are left"));
+  }
+  absl::StatusOr<Header> repaired = read_header_of(file);
+  if (!repaired.ok()) return repaired.status();
+  *header = *std::move(repaired);
+  return absl::OkStatus();
+}
+
+}  // namespace spindle::qcow2
