@@ -27,6 +27,7 @@ size_t whole_units(size_t limit_bytes, size_t unit_bytes) {
 BounceDriver::BounceDriver(std::unique_ptr<LinearDriver> linear,
                            size_t max_bounce_bytes)
     : linear_(std::move(linear)),
+      capabilities_(linear_->capabilities()),
       serialise_(linear_->one_at_a_time()),
       max_direct_bytes_(
           whole_units(max_transfer_of(*linear_), linear_->alignment_bytes())),
@@ -46,6 +47,7 @@ absl::string_view BounceDriver::format_name() const {
 DriverLimits BounceDriver::limits() const {
   DriverLimits limits;
   limits.request_alignment_bytes = linear_->alignment_bytes();
+  limits.optimal_transfer_bytes = linear_->optimal_transfer_bytes();
   return limits;
 }
 
@@ -59,9 +61,45 @@ absl::Status BounceDriver::write(const IoVector& qiov, Sector sector) {
 }
 
 absl::Status BounceDriver::flush() {
-  if (!serialise_) return linear_->flush();
-  absl::MutexLock lock(&one_at_a_time_);
-  return linear_->flush();
+  return in_turn([&] { return linear_->flush(); });
+}
+
+ImageInfo BounceDriver::info() const {
+  ImageInfo info = BlockDriver::info();
+  linear_->add_to_info(&info);
+  return info;
+}
+
+absl::Status BounceDriver::discard(ByteRange range) {
+  if (!capabilities_.has(Capability::kDiscard))
+    return BlockDriver::discard(range);
+  return in_turn([&] { return linear_->discard(range); });
+}
+
+absl::Status BounceDriver::write_zeroes(ByteRange range,
+                                        WriteZeroesFlags flags) {
+  if (!capabilities_.has(Capability::kWriteZeroes))
+    return BlockDriver::write_zeroes(range, flags);
+  return in_turn([&] { return linear_->write_zeroes(range, flags); });
+}
+
+absl::StatusOr<BlockStatus> BounceDriver::block_status(ByteRange range,
+                                                       BlockStatusScope scope) {
+  if (!capabilities_.has(Capability::kBlockStatus))
+    return BlockDriver::block_status(range, scope);
+  return in_turn([&] { return linear_->block_status(range, scope); });
+}
+
+absl::StatusOr<CheckResult> BounceDriver::check(const CheckOptions& options) {
+  if (!capabilities_.has(Capability::kCheck))
+    return BlockDriver::check(options);
+  return in_turn([&] { return linear_->check(options); });
+}
+
+absl::Status BounceDriver::reopen(const ReopenOptions& options) {
+  if (!capabilities_.has(Capability::kReopen))
+    return BlockDriver::reopen(options);
+  return in_turn([&] { return linear_->reopen(options); });
 }
 
 absl::Status BounceDriver::close() { return linear_->close(); }
@@ -107,16 +145,11 @@ absl::Status BounceDriver::bounce(Direction direction, const IoVector& piece,
 
 absl::Status BounceDriver::call(Direction direction, const iovec& memory,
                                 uint64_t offset_bytes) {
-  if (!serialise_) return call_linear(direction, memory, offset_bytes);
-  absl::MutexLock lock(&one_at_a_time_);
-  return call_linear(direction, memory, offset_bytes);
-}
-
-absl::Status BounceDriver::call_linear(Direction direction, const iovec& memory,
-                                       uint64_t offset_bytes) {
-  return direction == Direction::kRead
-             ? linear_->read(memory.iov_base, memory.iov_len, offset_bytes)
-             : linear_->write(memory.iov_base, memory.iov_len, offset_bytes);
+  return in_turn([&] {
+    return direction == Direction::kRead
+               ? linear_->read(memory.iov_base, memory.iov_len, offset_bytes)
+               : linear_->write(memory.iov_base, memory.iov_len, offset_bytes);
+  });
 }
 
 }  // namespace spindle

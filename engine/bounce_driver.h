@@ -13,9 +13,13 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/base/thread_annotations.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
 #include "engine/aligned_buffer.h"
 #include "engine/block_driver.h"
@@ -43,10 +47,35 @@ class BounceDriver : public BlockDriver {
   bool read_only() const override { return linear_->read_only(); }
   // Memory needs no alignment: that is what the bounce buffer is for.
   DriverLimits limits() const override;
+  Capabilities capabilities() const override { return capabilities_; }
+  ImageInfo info() const override;
+  std::optional<StorageIdentity> identity() const override {
+    return linear_->identity();
+  }
+
+  absl::Status discard(ByteRange range) override
+      ABSL_LOCKS_EXCLUDED(one_at_a_time_);
+  absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) override
+      ABSL_LOCKS_EXCLUDED(one_at_a_time_);
+  absl::StatusOr<BlockStatus> block_status(ByteRange range,
+                                           BlockStatusScope scope) override
+      ABSL_LOCKS_EXCLUDED(one_at_a_time_);
+  absl::StatusOr<CheckResult> check(const CheckOptions& options) override
+      ABSL_LOCKS_EXCLUDED(one_at_a_time_);
+  absl::Status reopen(const ReopenOptions& options) override
+      ABSL_LOCKS_EXCLUDED(one_at_a_time_);
   absl::Status close() override;
 
  private:
   enum class Direction { kRead, kWrite };
+
+  // Calls `operation` when it is the linear driver's turn.
+  template <typename Operation>
+  auto in_turn(Operation operation) ABSL_LOCKS_EXCLUDED(one_at_a_time_) {
+    if (!serialise_) return operation();
+    absl::MutexLock lock(&one_at_a_time_);
+    return operation();
+  }
 
   absl::Status transfer(Direction direction, const IoVector& qiov,
                         uint64_t offset_bytes);
@@ -54,10 +83,9 @@ class BounceDriver : public BlockDriver {
                       uint64_t offset_bytes);
   absl::Status call(Direction direction, const iovec& memory,
                     uint64_t offset_bytes) ABSL_LOCKS_EXCLUDED(one_at_a_time_);
-  absl::Status call_linear(Direction direction, const iovec& memory,
-                           uint64_t offset_bytes);
 
   const std::unique_ptr<LinearDriver> linear_;
+  const Capabilities capabilities_;
   const bool serialise_;
   const size_t max_direct_bytes_;
   const size_t max_bounce_bytes_;

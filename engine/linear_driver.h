@@ -7,15 +7,21 @@
 // Thread safety: length_bytes(), read_only() and the questions about its nature
 // may be asked by any thread at any time.  If one_at_a_time(), the other calls
 // never overlap; else any thread may make them at any time.
+//
+// How to write one: docs/how-to-write-a-driver.md.
 #ifndef SPINDLE_ENGINE_LINEAR_DRIVER_H_
 #define SPINDLE_ENGINE_LINEAR_DRIVER_H_
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "engine/block_driver.h"
+#include "engine/image_check.h"
 #include "engine/sector.h"
 
 namespace spindle {
@@ -53,11 +59,50 @@ class LinearDriver {
   // Whether its calls must not overlap.  The safe answer unless it says
   // otherwise.
   virtual bool one_at_a_time() const { return true; }
+  // As DriverLimits::optimal_transfer_bytes.
+  virtual uint32_t optimal_transfer_bytes() const { return 0; }
+  virtual std::optional<StorageIdentity> identity() const {
+    return std::nullopt;
+  }
+  // Adds what it knows to the format, name and size that stand there.
+  virtual void add_to_info(ImageInfo* info) const { static_cast<void>(info); }
+
+  // ---- Optional operations, as in BlockDriver ------------------------------
+  //
+  // Each is called only if capabilities() announces it; there are no others.
+
+  virtual Capabilities capabilities() const { return {}; }
+  virtual absl::Status discard(ByteRange range) {
+    static_cast<void>(range);
+    return not_announced();
+  }
+  virtual absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) {
+    static_cast<void>(range), static_cast<void>(flags);
+    return not_announced();
+  }
+  virtual absl::StatusOr<BlockStatus> block_status(ByteRange range,
+                                                   BlockStatusScope scope) {
+    static_cast<void>(range), static_cast<void>(scope);
+    return not_announced();
+  }
+  virtual absl::StatusOr<CheckResult> check(const CheckOptions& options) {
+    static_cast<void>(options);
+    return not_announced();
+  }
+  virtual absl::Status reopen(const ReopenOptions& options) {
+    static_cast<void>(options);
+    return not_announced();
+  }
 
   // Called once, when no other call is in progress; afterwards only the
   // destructor is.
   virtual absl::Status close() {
     return read_only() ? absl::OkStatus() : flush();
+  }
+
+ private:
+  static absl::Status not_announced() {
+    return absl::UnimplementedError("an operation that is not announced");
   }
 };
 

@@ -1,9 +1,11 @@
 #include "engine/bounce_driver.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -27,6 +29,7 @@ class LinearMemory : public LinearDriver {
     uint32_t alignment_bytes = 512;
     size_t max_transfer_bytes = 0;
     bool one_at_a_time = true;
+    Capabilities capabilities = {};
   };
   LinearMemory(size_t length_bytes, Options options)
       : bytes(length_bytes, '.'), options_(options) {}
@@ -55,6 +58,44 @@ class LinearMemory : public LinearDriver {
     return options_.max_transfer_bytes;
   }
   bool one_at_a_time() const override { return options_.one_at_a_time; }
+  uint32_t optimal_transfer_bytes() const override { return 8192; }
+  Capabilities capabilities() const override { return options_.capabilities; }
+  std::optional<StorageIdentity> identity() const override {
+    return StorageIdentity{1, 2};
+  }
+  void add_to_info(ImageInfo* info) const override {
+    info->cluster_size_bytes = 8192;
+  }
+
+  absl::Status discard(ByteRange range) override {
+    note(Call{nullptr, range.length, range.offset});
+    return finish();
+  }
+  absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) override {
+    note(Call{nullptr, range.length, range.offset});
+    EXPECT_TRUE(flags.may_unmap);
+    return finish();
+  }
+  absl::StatusOr<BlockStatus> block_status(ByteRange range,
+                                           BlockStatusScope) override {
+    note(Call{nullptr, range.length, range.offset});
+    BlockStatus status;
+    status.length = 512;
+    if (absl::Status result = finish(); !result.ok()) return result;
+    return status;
+  }
+  absl::StatusOr<CheckResult> check(const CheckOptions&) override {
+    note(Call{nullptr, 0, 0});
+    CheckResult result;
+    result.corruptions = 3;
+    if (absl::Status status = finish(); !status.ok()) return status;
+    return result;
+  }
+  absl::Status reopen(const ReopenOptions& options) override {
+    note(Call{nullptr, 0, 0});
+    EXPECT_TRUE(options.read_only);
+    return finish();
+  }
 
   std::string bytes;
   std::vector<Call> calls;
@@ -158,9 +199,163 @@ TEST(BounceDriver, AnErrorStopsTheTransfer) {
   EXPECT_EQ(bounced.linear->calls.size(), 1u);
 }
 
+TEST(BounceDriver, AnErrorReadsNothing) {
+  Bounced bounced;
+  bounced.linear->next_result = absl::DataLossError("broken");
+  std::string bytes(513, '?');
+  EXPECT_FALSE(
+      bounced.driver.read(IoVector(bytes.data() + 1, 512), Sector(0)).ok());
+  EXPECT_EQ(bytes, std::string(513, '?'));
+}
+
+// Each boundary of 512 bytes falls within a segment, the last is a single byte.
+TEST(BounceDriver, ManyOddSegmentsBecomeFewCalls) {
+  Bounced bounced;
+  std::string bytes = pattern(40 * 100 + 96);
+  std::vector<iovec> segments;
+  for (size_t at = 0; at < bytes.size() - 1; at += 65)
+    segments.push_back(
+        {&bytes[at], std::min(size_t{65}, bytes.size() - 1 - at)});
+  segments.push_back({&bytes[bytes.size() - 1], 1});
+  const IoVector qiov{absl::MakeConstSpan(segments)};
+  ASSERT_EQ(qiov.length_bytes(), 4096u);
+  ASSERT_TRUE(bounced.driver.write(qiov, Sector(1)).ok());
+  EXPECT_EQ(bounced.linear->calls.size(), 1u);
+  EXPECT_EQ(bounced.linear->bytes.substr(512, 4096), bytes);
+  const std::string written = bytes;
+  qiov.fill('?');
+  ASSERT_TRUE(bounced.driver.read(qiov, Sector(1)).ok());
+  EXPECT_EQ(bytes, written);
+  EXPECT_EQ(bounced.linear->bytes[511], '.');
+  EXPECT_EQ(bounced.linear->bytes[512 + 4096], '.');
+}
+
+// A long aligned segment behind short ones is not copied.
+TEST(BounceDriver, LongAlignedSegmentsAreNotCopied) {
+  Bounced bounced;
+  AlignedBuffer memory(1024 + 8192, 512);
+  const IoVector qiov{{memory.data(), 512},
+                      {memory.data() + 1024, 8192},
+                      {memory.data() + 512, 512}};
+  ASSERT_TRUE(bounced.driver.read(qiov, Sector(0)).ok());
+  const auto& calls = bounced.linear->calls;
+  ASSERT_EQ(calls.size(), 3u);
+  // Pieces follow each other without a gap.
+  uint64_t end = 0;
+  bool direct = false;
+  for (const Call& call : calls) {
+    EXPECT_EQ(call.offset_bytes, end);
+    end += call.length_bytes;
+    direct = direct || (call.memory > memory.data() &&
+                        call.memory < memory.data() + memory.size());
+  }
+  EXPECT_EQ(end, 9216u);
+  EXPECT_TRUE(direct);
+}
+
+// The last unit of an image that ends within it goes down whole; the linear
+// driver knows where the image ends.
+TEST(BounceDriver, TheLastUnitIsPassedOnWhole) {
+  Bounced bounced({.alignment_bytes = 4096});
+  std::string bytes(4097, 'e');
+  const uint64_t last = bounced.driver.length_bytes() - 4096;
+  ASSERT_TRUE(bounced.driver
+                  .write(IoVector(bytes.data() + 1, 4096),
+                         Sector::from_byte_offset(last))
+                  .ok());
+  ASSERT_EQ(bounced.linear->calls.size(), 1u);
+  EXPECT_EQ(bounced.linear->calls[0].offset_bytes, last);
+  EXPECT_EQ(bounced.linear->calls[0].length_bytes, 4096u);
+}
+
+TEST(BounceDriver, NeverPromisesNotToBlock) {
+  Bounced bounced;
+  AlignedBuffer memory(512, 512);
+  const IoVector qiov(memory.data(), 512);
+  EXPECT_EQ(bounced.driver.try_read(qiov, Sector(0)), 0u);
+  EXPECT_EQ(bounced.driver.try_write(qiov, Sector(0)), 0u);
+  EXPECT_FALSE(bounced.driver.capabilities().has(Capability::kTryRead));
+  EXPECT_FALSE(bounced.driver.capabilities().has(Capability::kTryWrite));
+  EXPECT_TRUE(bounced.linear->calls.empty());
+}
+
+TEST(BounceDriver, SaysWhatTheLinearDriverIs) {
+  const Bounced bounced({.capabilities = {Capability::kCheck}});
+  EXPECT_EQ(bounced.driver.format_name(), "linear");
+  EXPECT_EQ(bounced.driver.limits().optimal_transfer_bytes, 8192u);
+  EXPECT_EQ(bounced.driver.identity(), (StorageIdentity{1, 2}));
+  const ImageInfo info = bounced.driver.info();
+  EXPECT_EQ(info.format, "linear");
+  EXPECT_EQ(info.virtual_size_bytes, 65536u);
+  EXPECT_EQ(info.cluster_size_bytes, 8192u);
+  EXPECT_TRUE(bounced.driver.capabilities().has(Capability::kCheck));
+  EXPECT_FALSE(bounced.driver.capabilities().has(Capability::kDiscard));
+}
+
+constexpr Capabilities kAll = {Capability::kDiscard, Capability::kWriteZeroes,
+                               Capability::kBlockStatus, Capability::kCheck,
+                               Capability::kReopen};
+
+TEST(BounceDriver, PassesOptionalOperationsOn) {
+  Bounced bounced({.capabilities = kAll});
+  BounceDriver& driver = bounced.driver;
+  EXPECT_TRUE(driver.discard({512, 1024}).ok());
+  EXPECT_TRUE(driver.write_zeroes({2048, 512}, {.may_unmap = true}).ok());
+  EXPECT_EQ(
+      driver.block_status({512, 1024}, BlockStatusScope::kThisLayer)->length,
+      512u);
+  EXPECT_EQ(driver.check({})->corruptions, 3u);
+  EXPECT_TRUE(driver.reopen({.read_only = true}).ok());
+  ASSERT_EQ(bounced.linear->calls.size(), 5u);
+  EXPECT_EQ(bounced.linear->calls[0].offset_bytes, 512u);
+  EXPECT_EQ(bounced.linear->calls[1].offset_bytes, 2048u);
+  bounced.linear->next_result = absl::DataLossError("broken");
+  EXPECT_EQ(driver.check({}).status().message(), "broken");
+}
+
+TEST(BounceDriver, RefusesByNameWhatIsNotAnnounced) {
+  Bounced bounced;
+  BounceDriver& driver = bounced.driver;
+  const absl::Status refusals[] = {
+      driver.discard({0, 512}), driver.write_zeroes({0, 512}, {}),
+      driver.block_status({0, 512}, BlockStatusScope::kThisLayer).status(),
+      driver.check({}).status(), driver.reopen({})};
+  for (const absl::Status& status : refusals) {
+    EXPECT_TRUE(absl::IsUnimplemented(status)) << status;
+    EXPECT_NE(status.message().find("'linear'"), std::string::npos) << status;
+  }
+  EXPECT_TRUE(bounced.linear->calls.empty());
+}
+
+// A linear driver that takes calls side by side gets them so: two calls that
+// wait for each other inside it.
+class Meeting : public LinearMemory {
+ public:
+  Meeting() : LinearMemory(65536, {.one_at_a_time = false}) {}
+  absl::Status read(void*, size_t, uint64_t) override {
+    inside_.fetch_add(1);
+    while (inside_.load() < 2) std::this_thread::yield();
+    return absl::OkStatus();
+  }
+
+ private:
+  std::atomic<int> inside_{0};
+};
+
+TEST(BounceDriver, LetsCallsOverlapWhereTheyMay) {
+  BounceDriver driver(std::make_unique<Meeting>());
+  const auto read = [&] {
+    AlignedBuffer memory(512, 512);
+    EXPECT_TRUE(driver.read(IoVector(memory.data(), 512), Sector(0)).ok());
+  };
+  std::thread other(read);
+  read();
+  other.join();
+}
+
 // The linear driver's own bookkeeping is a data race if calls overlap.
 TEST(BounceDriver, SerialisesCallsOfThreads) {
-  Bounced bounced;
+  Bounced bounced({.capabilities = kAll});
   std::vector<std::thread> threads;
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&, i] {
@@ -170,6 +365,10 @@ TEST(BounceDriver, SerialisesCallsOfThreads) {
         EXPECT_TRUE(bounced.driver.write(qiov, Sector(2 * i)).ok());
         EXPECT_TRUE(bounced.driver.read(qiov, Sector(2 * i)).ok());
         EXPECT_TRUE(bounced.driver.flush().ok());
+        EXPECT_TRUE(bounced.driver.discard({32768, 512}).ok());
+        EXPECT_TRUE(
+            bounced.driver.block_status({0, 512}, BlockStatusScope::kWholeChain)
+                .ok());
       }
     });
   }
