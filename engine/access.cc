@@ -15,6 +15,8 @@ absl::string_view purpose_name(Purpose purpose) {
       return "cow_read";
     case Purpose::kCowWrite:
       return "cow_write";
+    case Purpose::kCorWrite:
+      return "cor_write";
     case Purpose::kReadBackingAio:
       return "read_backing_aio";
     case Purpose::kReadCompressed:

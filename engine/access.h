@@ -21,6 +21,7 @@ enum class Purpose : uint8_t {
   kClusterAlloc,    // guest data and padding into clusters just allocated
   kCowRead,         // copy-on-write: what surrounds the guest's data
   kCowWrite,        // copy-on-write padding written by itself
+  kCorWrite,        // copy-on-read: what was read is written into the image
   kReadBackingAio,  // guest data, read from the backing file
   kReadCompressed,
   kWriteCompressed,

@@ -19,6 +19,13 @@ const StorageProtocol* DriverRegistry::find_protocol(
   return nullptr;
 }
 
+const DriverFilter* DriverRegistry::find_filter(absl::string_view name) const {
+  for (const DriverFilter* filter : filters) {
+    if (filter->name() == name) return filter;
+  }
+  return nullptr;
+}
+
 std::string DriverRegistry::format_names() const {
   return absl::StrJoin(
       formats, ", ", [](std::string* out, const ImageFormat* format) {

@@ -181,14 +181,33 @@ class ImageFormat {
   virtual uint64_t initial_file_length(const CreateOptions& options) const = 0;
 };
 
+// A driver over another one, or over nothing, by QEMU's name.
+class DriverFilter {
+ public:
+  virtual ~DriverFilter() = default;
+  // "copy-on-read", "null-co".
+  virtual absl::string_view name() const = 0;
+  // The options that begin with this name and a dot describe the driver below
+  // ("file", "image"); empty: there is none.
+  virtual absl::string_view child_option() const { return "file"; }
+  // Either succeeds or leaves `child` as it was.  `options.driver_options` are
+  // the filter's own.
+  // REQUIRES: child is null if and only if child_option() is empty.
+  // Errors: kInvalidArgument for an option that it does not know.
+  virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(
+      std::shared_ptr<BlockDriver> child, const OpenOptions& options) const = 0;
+};
+
 // Non-owning lists of static objects.
 struct DriverRegistry {
   std::vector<const StorageProtocol*> protocols;  // asked in order
   std::vector<const ImageFormat*> formats;
+  std::vector<const DriverFilter*> filters;
 
   // Null if there is none of that name.
   const ImageFormat* find_format(absl::string_view name) const;
   const StorageProtocol* find_protocol(absl::string_view name) const;
+  const DriverFilter* find_filter(absl::string_view name) const;
   // "raw, qcow2": for messages.
   std::string format_names() const;
 };

@@ -142,8 +142,15 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> ImageOpener::open_linked(
   absl::StatusOr<std::shared_ptr<BlockDriver>> file =
       open_file(filename, options);
   if (!file.ok()) return file.status();
+  return open_image(filename, format, *std::move(file), std::move(options),
+                    parents, depth);
+}
 
-  const std::optional<StorageIdentity> identity = (*file)->identity();
+absl::StatusOr<std::shared_ptr<BlockDriver>> ImageOpener::open_image(
+    const std::string& filename, const ImageFormat* format,
+    std::shared_ptr<BlockDriver> file, OpenOptions options,
+    const Chain& parents, int depth) const {
+  const std::optional<StorageIdentity> identity = file->identity();
   for (const ChainLink* link = parents.get(); link != nullptr;
        link = link->parent.get()) {
     if (!identity.has_value() || link->identity != identity) continue;
@@ -153,13 +160,13 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> ImageOpener::open_linked(
   }
   options.probed = format == nullptr;
   if (format == nullptr) {
-    absl::StatusOr<const ImageFormat*> guessed = guess_format(*file);
+    absl::StatusOr<const ImageFormat*> guessed = guess_format(file);
     if (!guessed.ok()) return guessed.status();
     format = *guessed;
   }
   const Chain chain =
       std::make_shared<const ChainLink>(ChainLink{filename, identity, parents});
-  return format->open(*std::move(file), options,
+  return format->open(std::move(file), options,
                       context_for(options, chain, depth));
 }
 

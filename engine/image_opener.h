@@ -48,6 +48,15 @@ class ImageOpener {
       const std::string& filename, const std::string& format,
       const OpenOptions& options) const;
 
+  // Opens what `nodes` describes, by QEMU's names: "driver" is a format, a
+  // protocol or a filter; "file.driver" and so on (a filter may use another
+  // name than "file") the driver below it; "filename" what a protocol opens;
+  // all else are the driver's own options.  The caller states every name here,
+  // images none.
+  // Errors: kInvalidArgument names the option.
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_nodes(
+      const OptionMap& nodes, const OpenOptions& options) const;
+
   // Makes a new image.  For an overlay the backing file is opened once, to
   // check it and to learn its length.
   absl::Status create(const std::string& filename, const std::string& format,
@@ -68,6 +77,11 @@ class ImageOpener {
   absl::StatusOr<std::shared_ptr<BlockDriver>> open_linked(
       const std::string& filename, const std::string& format_name,
       OpenOptions options, const Chain& parents, int depth) const;
+  // Opens the image in `file` as `format`, or as what is found in it.
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_image(
+      const std::string& filename, const ImageFormat* format,
+      std::shared_ptr<BlockDriver> file, OpenOptions options,
+      const Chain& parents, int depth) const;
   absl::StatusOr<std::shared_ptr<BlockDriver>> open_child(
       const ChildRequest& request, const OpenOptions& parent_options,
       const Chain& parents) const;

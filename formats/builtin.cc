@@ -2,6 +2,7 @@
 
 #include <vector>
 
+#include "formats/filters/filters.h"
 #include "formats/qcow2/qcow2_format.h"
 #include "formats/raw/protocols.h"
 #include "formats/raw/raw_format.h"
@@ -21,6 +22,7 @@ DriverRegistry make_registry() {
   registry.formats = {raw};
   registry.formats.insert(registry.formats.end(), structured.begin(),
                           structured.end());
+  registry.filters = builtin_filters();
   return registry;
 }
 

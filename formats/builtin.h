@@ -1,4 +1,4 @@
-// The storage protocols and image formats that Spindle has.
+// The storage protocols, image formats and filters that Spindle has.
 //
 // Thread safety: any thread may call it; the lists never change.
 #ifndef SPINDLE_FORMATS_BUILTIN_H_
@@ -9,7 +9,7 @@
 namespace spindle {
 
 // Protocols: host_device, file.  Formats: raw and the others, in the order in
-// which messages name them.
+// which messages name them.  Filters: see formats/filters/filters.h.
 const DriverRegistry& builtin_drivers();
 
 }  // namespace spindle

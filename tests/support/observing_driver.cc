@@ -50,7 +50,8 @@ void ObservingDriver::Stop::resume() {
 // ---- Observing --------------------------------------------------------------
 
 ObservingDriver::ObservingDriver(std::shared_ptr<BlockDriver> child)
-    : child_(std::move(child)), child_observer_(child_->access_observer()) {}
+    : FilterDriver(std::move(child)),
+      child_observer_(this->child().access_observer()) {}
 
 ObservingDriver::~ObservingDriver() = default;
 
@@ -172,66 +173,6 @@ absl::Status ObservingDriver::due_failure(const Access& access) {
   }
   return absl::OkStatus();
 }
-
-// ---- Passing through --------------------------------------------------------
-
-absl::Status ObservingDriver::read(const IoVector& qiov, Sector sector) {
-  return child_->read(qiov, sector);
-}
-absl::Status ObservingDriver::write(const IoVector& qiov, Sector sector) {
-  return child_->write(qiov, sector);
-}
-absl::Status ObservingDriver::flush() { return child_->flush(); }
-uint64_t ObservingDriver::try_read(const IoVector& qiov, Sector sector) {
-  return child_->try_read(qiov, sector);
-}
-uint64_t ObservingDriver::try_write(const IoVector& qiov, Sector sector) {
-  return child_->try_write(qiov, sector);
-}
-absl::string_view ObservingDriver::format_name() const {
-  return child_->format_name();
-}
-std::string ObservingDriver::filename() const { return child_->filename(); }
-uint64_t ObservingDriver::length_bytes() const {
-  return child_->length_bytes();
-}
-bool ObservingDriver::read_only() const { return child_->read_only(); }
-DriverLimits ObservingDriver::limits() const { return child_->limits(); }
-Capabilities ObservingDriver::capabilities() const {
-  return child_->capabilities();
-}
-ImageInfo ObservingDriver::info() const { return child_->info(); }
-std::optional<StorageIdentity> ObservingDriver::identity() const {
-  return child_->identity();
-}
-std::shared_ptr<BlockDriver> ObservingDriver::backing() const {
-  return child_->backing();
-}
-absl::Status ObservingDriver::discard(ByteRange range) {
-  return child_->discard(range);
-}
-absl::Status ObservingDriver::write_zeroes(ByteRange range,
-                                           WriteZeroesFlags flags) {
-  return child_->write_zeroes(range, flags);
-}
-absl::StatusOr<BlockStatus> ObservingDriver::block_status(
-    ByteRange range, BlockStatusScope scope) {
-  return child_->block_status(range, scope);
-}
-absl::Status ObservingDriver::write_compressed(const IoVector& qiov,
-                                               Sector sector) {
-  return child_->write_compressed(qiov, sector);
-}
-absl::Status ObservingDriver::set_length(uint64_t length_bytes,
-                                         SetLengthMode mode) {
-  return child_->set_length(length_bytes, mode);
-}
-absl::Status ObservingDriver::reopen(const ReopenOptions& options) {
-  return child_->reopen(options);
-}
-absl::Status ObservingDriver::inactivate() { return child_->inactivate(); }
-absl::Status ObservingDriver::activate() { return child_->activate(); }
-absl::Status ObservingDriver::close() { return child_->close(); }
 
 }  // namespace testing
 }  // namespace spindle

@@ -21,7 +21,8 @@
 
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
-#include "engine/block_driver.h"
+#include "engine/access.h"
+#include "engine/filter_driver.h"
 
 namespace spindle {
 namespace testing {
@@ -36,7 +37,7 @@ struct AccessMatch {
   bool fits(const Access& access) const;
 };
 
-class ObservingDriver : public BlockDriver, private AccessObserver {
+class ObservingDriver : public FilterDriver, private AccessObserver {
  public:
   // A place where the accessing thread stops until it is resumed.  The
   // destructor resumes, so a failing test does not hang.
@@ -99,34 +100,7 @@ class ObservingDriver : public BlockDriver, private AccessObserver {
   // does not offer.  Set before the driver is used.
   void set_hook(std::function<absl::Status(const Access&)> hook);
 
-  BlockDriver& child() const { return *child_; }
-
-  // ---- BlockDriver ----
-  absl::Status read(const IoVector& qiov, Sector sector) override;
-  absl::Status write(const IoVector& qiov, Sector sector) override;
-  absl::Status flush() override;
-  uint64_t try_read(const IoVector& qiov, Sector sector) override;
-  uint64_t try_write(const IoVector& qiov, Sector sector) override;
-  absl::string_view format_name() const override;
-  std::string filename() const override;
-  uint64_t length_bytes() const override;
-  bool read_only() const override;
-  DriverLimits limits() const override;
-  Capabilities capabilities() const override;
-  ImageInfo info() const override;
-  std::optional<StorageIdentity> identity() const override;
-  std::shared_ptr<BlockDriver> backing() const override;
   AccessObserver* access_observer() override { return this; }
-  absl::Status discard(ByteRange range) override;
-  absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) override;
-  absl::StatusOr<BlockStatus> block_status(ByteRange range,
-                                           BlockStatusScope scope) override;
-  absl::Status write_compressed(const IoVector& qiov, Sector sector) override;
-  absl::Status set_length(uint64_t length_bytes, SetLengthMode mode) override;
-  absl::Status reopen(const ReopenOptions& options) override;
-  absl::Status inactivate() override;
-  absl::Status activate() override;
-  absl::Status close() override;
 
  private:
   static constexpr int kKinds = static_cast<int>(AccessKind::kSetLength) + 1;
@@ -150,7 +124,6 @@ class ObservingDriver : public BlockDriver, private AccessObserver {
       ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status due_failure(const Access& access) ABSL_LOCKS_EXCLUDED(mutex_);
 
-  const std::shared_ptr<BlockDriver> child_;
   AccessObserver* const child_observer_;
   std::function<absl::Status(const Access&)> hook_;
 
