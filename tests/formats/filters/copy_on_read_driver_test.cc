@@ -167,7 +167,9 @@ TEST(CopyOnReadDriver, AnErrorAnywhereLeavesTheImageAsItWas) {
     const auto bytes = testing::read_bytes(*overlay.driver, {4096, 4096});
     const bool failed = overlay.image.file().failure_count() > 0;
     overlay.image.file().clear_failures();
-    if (bytes.ok()) EXPECT_EQ(*bytes, std::string(4096, kBacking));
+    if (bytes.ok()) {
+      EXPECT_EQ(*bytes, std::string(4096, kBacking));
+    }
     EXPECT_TRUE(reads_as(*overlay.driver, {0, 2 * kCluster}, kBacking));
     EXPECT_TRUE(overlay.image.close_and_check(testing::Leaks::kAllowed).ok())
         << nth;
