@@ -213,6 +213,11 @@ absl::Status amend_image(const AmendTarget& target,
   if (!header.ok()) return header.status();
   absl::StatusOr<AmendPlan> plan = plan_amend(options.changes, *header);
   if (!plan.ok()) return plan.status();
+  if (plan->version < kVersion3 && target.image()->keeps_discarded()) {
+    return absl::FailedPreconditionError(
+        "Cannot downgrade an image that is open with discard-no-unref=on: "
+        "version 2 has no zero clusters to keep");
+  }
   return Amendment(target, *std::move(header), *std::move(plan), options).run();
 }
 

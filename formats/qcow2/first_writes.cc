@@ -12,6 +12,14 @@ FirstWrites::Change* FirstWrites::find_overlap_locked(
   return nullptr;
 }
 
+FirstWrites::Ticket FirstWrites::add_locked(ByteRange clusters) {
+  Ticket ticket;
+  ticket.change_ = std::make_shared<Change>();
+  ticket.change_->clusters = clusters;
+  changes_.push_back(ticket.change_);
+  return ticket;
+}
+
 void FirstWrites::remove_locked(const Change* change) {
   std::erase_if(changes_,
                 [&](const auto& other) { return other.get() == change; });
@@ -23,9 +31,7 @@ FirstWrites::Admission FirstWrites::enter(ByteRange clusters, ByteRange data,
   MetadataLock lock(&mutex_);
   Change* const other = find_overlap_locked(clusters);
   if (other == nullptr) {
-    ticket->change_ = std::make_shared<Change>();
-    ticket->change_->clusters = clusters;
-    changes_.push_back(ticket->change_);
+    *ticket = add_locked(clusters);
     return Admission::kOwner;
   }
   if (!other->joinable || !other->clusters.contains(data)) {
@@ -51,11 +57,13 @@ FirstWrites::Admission FirstWrites::enter(ByteRange clusters, ByteRange data,
 FirstWrites::Ticket FirstWrites::enter_alone(ByteRange clusters) {
   MetadataLock lock(&mutex_);
   while (find_overlap_locked(clusters) != nullptr) mutex_.wait(&changed_);
-  Ticket ticket;
-  ticket.change_ = std::make_shared<Change>();
-  ticket.change_->clusters = clusters;
-  changes_.push_back(ticket.change_);
-  return ticket;
+  return add_locked(clusters);
+}
+
+FirstWrites::Ticket FirstWrites::try_enter_alone(ByteRange clusters) {
+  MetadataLock lock(&mutex_);
+  return find_overlap_locked(clusters) == nullptr ? add_locked(clusters)
+                                                  : Ticket();
 }
 
 void FirstWrites::narrow(const Ticket& ticket, ByteRange clusters) {

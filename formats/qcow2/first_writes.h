@@ -14,8 +14,8 @@
 // change lasts until all have: only those who are in it know which subclusters
 // are being filled.
 //
-// Thread safety: every method, from any thread.  A thread holds one change at
-// a time, so waiting cannot form a circle.
+// Thread safety: every method, from any thread.  A thread that holds a change
+// waits for no other, so waiting cannot form a circle.
 #ifndef SPINDLE_FORMATS_QCOW2_FIRST_WRITES_H_
 #define SPINDLE_FORMATS_QCOW2_FIRST_WRITES_H_
 
@@ -76,6 +76,8 @@ class FirstWrites {
                   Ticket* ticket);
   // For any other change: waits until nothing overlaps.
   Ticket enter_alone(ByteRange clusters);
+  // The same without waiting: an empty ticket if something overlaps.
+  Ticket try_enter_alone(ByteRange clusters);
 
   // The owner changes only `clusters`, the beginning of what it asked for:
   // others need not wait for the rest.
@@ -108,6 +110,7 @@ class FirstWrites {
     HostClusters host;
   };
 
+  Ticket add_locked(ByteRange clusters) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Change* find_overlap_locked(ByteRange clusters) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void remove_locked(const Change* change)

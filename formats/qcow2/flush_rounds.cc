@@ -84,7 +84,7 @@ absl::Status FlushRounds::run_round() {
   if (snapshot.is_clean() && snapshot.drops.empty()) {
     absl::Status status = sync_external_data();
     if (status.ok()) status = parts_.file->flush();
-    return status.ok() ? parts_.allocator->reclaim() : status;
+    return status.ok() ? give_up(snapshot) : status;
   }
   absl::Status status = sync_external_data();
   if (status.ok()) status = write_out(snapshot);
@@ -93,7 +93,16 @@ absl::Status FlushRounds::run_round() {
     return status;
   }
   parts_.pending->add_durable(snapshot.drops);
-  return parts_.allocator->reclaim();
+  return give_up(snapshot);
+}
+
+absl::Status FlushRounds::give_up(const Snapshot& snapshot) {
+  absl::Status status = parts_.allocator->reclaim();
+  if (parts_.kept_discards != nullptr) {
+    parts_.kept_discards->end_round(snapshot.last_kept_discard);
+    parts_.kept_discards->punch();
+  }
+  return status;
 }
 
 absl::Status FlushRounds::sync_external_data() {
@@ -108,6 +117,8 @@ FlushRounds::Snapshot FlushRounds::take_snapshot() {
   // The refcount table before the blocks: likewise for a new block's own count.
   Snapshot snapshot;
   snapshot.drops = parts_.pending->take_dropped();
+  if (parts_.kept_discards != nullptr)
+    snapshot.last_kept_discard = parts_.kept_discards->last();
   parts_.l2_tables->take_dirty(&snapshot.l2);
   snapshot.l1 = parts_.l1->take_dirty();
   snapshot.table = parts_.allocator->take_dirty_table();

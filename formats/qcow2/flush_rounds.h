@@ -8,7 +8,8 @@
 //      are durable,
 //   3. writes L2 slices and L1 entries,
 //   4. syncs: mappings and drops are durable,
-//   5. gives up what the drops freed (Allocator::reclaim).
+//   5. gives up what the drops freed (Allocator::reclaim), and punches holes
+//      into discarded clusters that were kept (KeptDiscards::punch).
 // An external data file is synced first of all: what the snapshot maps, or
 // calls zero, is durable there.  With nothing dirty it is one sync.  Refcounts
 // are lowered only in step 5, so a snapshot never holds a decrement whose drop
@@ -33,6 +34,7 @@
 #include "engine/lock_ranks.h"
 #include "engine/metadata_mutex.h"
 #include "formats/qcow2/allocator.h"
+#include "formats/qcow2/kept_discards.h"
 #include "formats/qcow2/l1_table.h"
 #include "formats/qcow2/pending_frees.h"
 #include "formats/qcow2/table_cache.h"
@@ -50,6 +52,7 @@ class FlushRounds {
     L1Table* l1;
     Allocator* allocator;
     PendingFrees* pending;
+    KeptDiscards* kept_discards = nullptr;  // null: none are kept
   };
 
   explicit FlushRounds(Parts parts) : parts_(parts) {}
@@ -76,6 +79,7 @@ class FlushRounds {
   };
   struct Snapshot {
     std::vector<HostClusters> drops;
+    uint64_t last_kept_discard = 0;
     std::vector<DirtyPiece> l2;
     std::vector<L1Table::Piece> l1;
     std::vector<Allocator::TableEntry> table;
@@ -89,6 +93,8 @@ class FlushRounds {
   bool is_unsettled() const;
   absl::Status run_round();
   Snapshot take_snapshot();
+  // Once it is on disk.
+  absl::Status give_up(const Snapshot& snapshot);
   absl::Status sync_external_data();
   absl::Status write_out(const Snapshot& snapshot);
   void put_back(Snapshot* snapshot);

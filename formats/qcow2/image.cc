@@ -64,9 +64,11 @@ Image::Image(std::shared_ptr<BlockDriver> file,
           {&geometry_, &file_, external_data_.get(), &allocator_, &extents_},
           {header.data_file_is_raw(), options.punch_holes}),
       rounds_({&file_, external_data_.get(), &l2_tables_, &refblocks_, &l1_,
-               &allocator_, &pending_}),
+               &allocator_, &pending_, &kept_discards_}),
       map_({&geometry_, &l1_, &l2_tables_, &allocator_, &in_flight_,
-            &corruption_, &file_, &extents_, &pending_}) {}
+            &corruption_, &file_, &extents_, &pending_}),
+      kept_discards_(
+          {&geometry_, &first_writes_, &map_, &in_flight_, &data_clusters_}) {}
 
 absl::StatusOr<std::unique_ptr<Image>> Image::open(
     std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,

@@ -27,6 +27,7 @@
 #include "formats/qcow2/header.h"
 #include "formats/qcow2/in_flight.h"
 #include "formats/qcow2/inflate.h"
+#include "formats/qcow2/kept_discards.h"
 #include "formats/qcow2/l1_table.h"
 #include "formats/qcow2/metadata_extents.h"
 #include "formats/qcow2/pending_frees.h"
@@ -53,6 +54,11 @@ class Image {
   bool places_like_qemu() const {
     return options_.reuse == ReusePolicy::kLowest;
   }
+
+  // What is discarded keeps its host cluster (discard-no-unref).
+  bool keeps_discarded() const { return options_.discard_no_unref; }
+  // ... which is punched all the same, if it may be.
+  bool punches_holes() const { return options_.punch_holes; }
 
   // As it was when the image was opened.
   const Header& header() const { return header_; }
@@ -85,6 +91,7 @@ class Image {
   Allocator& allocator() { return allocator_; }
   FlushRounds& rounds() { return rounds_; }
   ClusterMap& map() { return map_; }
+  KeptDiscards& kept_discards() { return kept_discards_; }
 
  private:
   Image(std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
@@ -115,6 +122,7 @@ class Image {
   DataClusters data_clusters_;
   FlushRounds rounds_;
   ClusterMap map_;
+  KeptDiscards kept_discards_;
 };
 
 }  // namespace spindle::qcow2

@@ -32,7 +32,8 @@ absl::Status MappingChanger::discard(ByteRange range) {
   // one all the same, and where its placement is wanted, so does this.
   const bool create_tables =
       image_.backing() != nullptr || image_.places_like_qemu();
-  return change({begin, end - begin}, create_tables,
+  return change({begin, end - begin},
+                {.create_tables = create_tables, .gives_up_space = true},
                 [this](GuestOffset, L2Entry old) { return discarded(old); });
 }
 
@@ -44,6 +45,8 @@ L2Entry MappingChanger::discarded(L2Entry old) const {
       kind == ClusterKind::kZeroPlain ||
       (kind == ClusterKind::kUnallocated && image_.backing() == nullptr);
   if (holds_nothing) return old;
+  if (image_.keeps_discarded() && kind != ClusterKind::kCompressed)
+    return kept_zero(old);
   return image_.geometry().version >= 3 ? L2Entry::zero_plain(image_.geometry())
                                         : L2Entry();
 }
@@ -96,7 +99,8 @@ absl::Status MappingChanger::write_zeroes(ByteRange range,
     return zeroed(old, flags);
   };
   return change({begin, end - begin},
-                /*create_tables=*/has_zero_flag || image_.places_like_qemu(),
+                {.create_tables = has_zero_flag || image_.places_like_qemu(),
+                 .gives_up_space = flags.may_unmap},
                 replace);
 }
 
@@ -107,19 +111,25 @@ L2Entry MappingChanger::zeroed(L2Entry old, WriteZeroesFlags flags) const {
   const ClusterKind kind = old.kind();
   const bool is_allocated =
       kind == ClusterKind::kNormal || kind == ClusterKind::kZeroAllocated;
-  if (kind == ClusterKind::kCompressed || (flags.may_unmap && is_allocated))
-    return L2Entry::zero_plain(geometry);
-  const L2Entry zero = L2Entry::zero_plain(geometry);
+  const bool drops_host =
+      flags.may_unmap && is_allocated && !image_.keeps_discarded();
+  return kind == ClusterKind::kCompressed || drops_host
+             ? L2Entry::zero_plain(geometry)
+             : kept_zero(old);
+}
+
+L2Entry MappingChanger::kept_zero(L2Entry old) const {
+  const L2Entry zero = L2Entry::zero_plain(image_.geometry());
   return L2Entry(old.raw() | zero.raw(), zero.bitmap());
 }
 
 absl::Status MappingChanger::forget(ByteRange clusters, bool create_tables) {
-  return change(clusters, create_tables,
+  return change(clusters, {.create_tables = create_tables},
                 [](GuestOffset, L2Entry) { return L2Entry(); });
 }
 
 absl::Status MappingChanger::mark_zero(ByteRange clusters) {
-  return change(clusters, /*create_tables=*/true,
+  return change(clusters, {.create_tables = true},
                 [this](GuestOffset, L2Entry old) { return zeroed(old, {}); });
 }
 
@@ -152,22 +162,35 @@ absl::StatusOr<bool> MappingChanger::backing_is_zero(ByteRange range) {
   return true;
 }
 
-absl::Status MappingChanger::change(ByteRange range, bool create_tables,
+absl::Status MappingChanger::change(ByteRange range, ChangeOptions options,
                                     Replace replace) {
   while (!range.empty()) {
     absl::Status status = image_.corruption().writes_allowed();
     if (!status.ok()) return status;
     const uint64_t length = std::min(
         range.length, image_.map().bytes_left_in_slice({range.offset}));
-    status = change_in_slice({range.offset, length}, create_tables, replace);
+    status = change_in_slice({range.offset, length}, options, replace);
     if (!status.ok()) return status;
     range = {range.offset + length, range.length - length};
   }
   return absl::OkStatus();
 }
 
+void MappingChanger::note_kept(GuestOffset guest, L2Entry entry,
+                               bool gives_up_space) {
+  const Geometry& geometry = image_.geometry();
+  const bool is_zero = entry == kept_zero(entry);
+  if (!gives_up_space || !is_zero || !entry.is_own()) {
+    image_.kept_discards().remove(guest);
+  } else if (image_.data_clusters().is_external()) {
+    image_.data_clusters().forget({guest.bytes, geometry.cluster_bytes()});
+  } else if (image_.punches_holes()) {
+    image_.kept_discards().add(guest, entry.host());
+  }
+}
+
 absl::Status MappingChanger::change_in_slice(ByteRange range,
-                                             bool create_tables,
+                                             ChangeOptions options,
                                              Replace replace) {
   const Geometry& geometry = image_.geometry();
   const GuestOffset guest{geometry.cluster_start(range.offset)};
@@ -176,14 +199,15 @@ absl::Status MappingChanger::change_in_slice(ByteRange range,
     image_.first_writes().finish(std::move(ticket), /*succeeded=*/false, [] {});
   };
   absl::StatusOr<SliceRef> slice =
-      create_tables ? image_.map().slice_for_update(guest)
-                    : image_.map().slice_for_update_if_present(guest);
+      options.create_tables ? image_.map().slice_for_update(guest)
+                            : image_.map().slice_for_update_if_present(guest);
   if (!slice.ok() || !*slice) {
     leave();
     return slice.status();
   }
   absl::InlinedVector<HostClusters, 16> dropped;
   std::vector<ByteRange> forgotten;  // of guest clusters
+  std::vector<std::pair<GuestOffset, L2Entry>> kept;
   absl::Status damaged;
   bool could_change = true;
   {
@@ -200,7 +224,10 @@ absl::Status MappingChanger::change_in_slice(ByteRange range,
       if (!could_change) break;
       if (*replacement == old) continue;
       store_entry(slice->get(), geometry, first_index + i, *replacement);
-      if (replacement->has_host()) continue;
+      if (replacement->has_host()) {
+        kept.emplace_back(at, *replacement);
+        continue;
+      }
       dropped.push_back(old.references(geometry));
       if (!old.has_host()) continue;
       if (forgotten.empty() || forgotten.back().end() != at.bytes)
@@ -210,6 +237,10 @@ absl::Status MappingChanger::change_in_slice(ByteRange range,
   }
   for (const HostClusters& host : dropped) image_.pending().add_dropped(host);
   for (const ByteRange& range : forgotten) image_.data_clusters().forget(range);
+  if (image_.keeps_discarded()) {
+    for (const auto& [at, entry] : kept)
+      note_kept(at, entry, options.gives_up_space);
+  }
   leave();
   if (!damaged.ok()) return image_.corruption().report(damaged.message());
   if (!could_change)

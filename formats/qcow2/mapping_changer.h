@@ -20,6 +20,7 @@ class MappingChanger {
   explicit MappingChanger(Image* image) : image_(*image) {}
 
   // Forgets the whole clusters in `range`; they read as zeroes afterwards.
+  // With discard-no-unref they keep their host clusters, unless compressed.
   // Version 2 with a backing file has no way to say so, and forgets nothing.
   absl::Status discard(ByteRange range);
 
@@ -44,14 +45,25 @@ class MappingChanger {
   using Replace =
       absl::FunctionRef<std::optional<L2Entry>(GuestOffset guest, L2Entry old)>;
 
+  struct ChangeOptions {
+    bool create_tables = false;
+    // A host cluster that is kept, and reads as zeroes, needs no space.
+    bool gives_up_space = false;
+  };
+
   // Replaces the entries of the clusters that `range`, of whole subclusters,
   // touches, slice by slice.  Others may change other subclusters meanwhile.
-  absl::Status change(ByteRange range, bool create_tables, Replace replace);
-  absl::Status change_in_slice(ByteRange range, bool create_tables,
+  absl::Status change(ByteRange range, ChangeOptions options, Replace replace);
+  absl::Status change_in_slice(ByteRange range, ChangeOptions options,
                                Replace replace);
+  // The cluster at `guest` has `entry` now, whose host cluster is the one that
+  // it had before.
+  void note_kept(GuestOffset guest, L2Entry entry, bool gives_up_space);
   // What a cluster becomes.
   L2Entry discarded(L2Entry old) const;
   L2Entry zeroed(L2Entry old, WriteZeroesFlags flags) const;
+  // With the host cluster, if it has one.  REQUIRES: version 3, not compressed.
+  L2Entry kept_zero(L2Entry old) const;
   // The (sub)cluster at `guest` reads as zeroes if its cluster has the entry
   // `entry`, where
   // `backing_is_zero` says so of what shows through.

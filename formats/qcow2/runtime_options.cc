@@ -6,8 +6,11 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "engine/checked_math.h"
+#include "formats/options/option_values.h"
 #include "formats/qcow2/image_files.h"
+#include "formats/qcow2/layout.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -15,6 +18,7 @@ namespace {
 constexpr uint64_t kMaxDefaultL2CacheBytes = uint64_t{32} << 20;
 constexpr uint32_t kDefaultSliceBytes = 4096;
 constexpr uint32_t kMinSliceBytes = 512;
+constexpr absl::string_view kDiscardNoUnrefOption = "discard-no-unref";
 // Enough for an operation's own slices in every shard.
 constexpr uint64_t kMinCacheSlices = 16;
 
@@ -65,6 +69,18 @@ uint64_t full_refcount_bytes(const Header& header) {
          header.cluster_size_bytes();
 }
 
+absl::StatusOr<bool> parse_discard_no_unref(const std::string& text,
+                                            const Header& header) {
+  const absl::StatusOr<bool> keeps =
+      parse_bool_option(kDiscardNoUnrefOption, text);
+  if (!keeps.ok() || !*keeps || header.version >= kVersion3) return keeps;
+  return absl::InvalidArgumentError(
+      absl::StrCat("option ", kDiscardNoUnrefOption, "=", text,
+                   " needs a qcow2 image of version 3 (compat=1.1); this one "
+                   "has version ",
+                   header.version));
+}
+
 struct Sizes {
   std::optional<uint64_t> l2;
   std::optional<uint64_t> refcount;
@@ -87,6 +103,12 @@ absl::StatusOr<Sizes> collect(const OpenOptions& options, const Header& header,
           text == "lowest" ? ReusePolicy::kLowest : ReusePolicy::kLazy;
       continue;
     }
+    if (name == kDiscardNoUnrefOption) {
+      absl::StatusOr<bool> keeps = parse_discard_no_unref(text, header);
+      if (!keeps.ok()) return keeps.status();
+      result->discard_no_unref = *keeps;
+      continue;
+    }
     if (name == kDataFileOption) continue;  // for open_image_files()
     const bool is_known = name == "l2-cache-size" ||
                           name == "refcount-cache-size" ||
@@ -95,7 +117,8 @@ absl::StatusOr<Sizes> collect(const OpenOptions& options, const Header& header,
       return absl::InvalidArgumentError(absl::StrCat(
           "unknown option ", name,
           " for qcow2; known are l2-cache-size, refcount-cache-size, ",
-          "cache-size, l2-cache-entry-size, reuse and ", kDataFileOption));
+          "cache-size, l2-cache-entry-size, reuse, ", kDiscardNoUnrefOption,
+          " and ", kDataFileOption));
     }
     const absl::StatusOr<uint64_t> value = parse_size(name, text);
     if (!value.ok()) return value.status();

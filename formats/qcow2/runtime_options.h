@@ -6,9 +6,11 @@
 //                        of the above, or what covers the whole image if less
 //   cache-size           both together
 //   l2-cache-entry-size  size of a slice, a power of two from 512 to the
-//   cluster
-//                        size; default 4 KiB
+//                        cluster size; default 4 KiB
 //   reuse                "lowest" or "lazy" (default): see Allocator
+//   discard-no-unref     "on": what is discarded, or made zero and may be
+//                        unmapped, keeps its host cluster; version 3 only;
+//                        default off
 //   data-file.filename   the external data file, whatever the image says
 //
 // Thread safety: values.
@@ -30,6 +32,7 @@ struct RuntimeOptions {
   uint32_t slice_bytes = 4096;
   ReusePolicy reuse = ReusePolicy::kLazy;
   bool punch_holes = true;
+  bool discard_no_unref = false;
 };
 
 // Errors: kInvalidArgument for an unknown name, a value that is not of its

@@ -110,6 +110,20 @@ std::vector<StressVariant> all_variants() {
   subclusters.backing_bytes = (3 << 20) + 512;
   subclusters.open_options = tiny_caches("lowest", 16384);
   variants.push_back(subclusters);
+
+  StressVariant kept;
+  kept.name = "qcow2_discard_no_unref";
+  kept.format = "qcow2";
+  kept.create_options = "cluster_size=4k";
+  kept.backing_format = "raw";
+  kept.backing_bytes = 2 << 20;
+  kept.open_options = {{"reuse", "lazy"}, {"discard-no-unref", "on"}};
+  variants.push_back(kept);
+
+  kept.name = "qcow2_discard_no_unref_subclusters";
+  kept.create_options = "extended_l2=on,cluster_size=16k";
+  kept.open_options = {{"reuse", "lowest"}, {"discard-no-unref", "on"}};
+  variants.push_back(kept);
   // raw and every other qcow2 where flushes go to a disk, the rest elsewhere.
   for (size_t i = 1; i < variants.size(); ++i)
     variants[i].on_tmpfs = i % 2 == 1;

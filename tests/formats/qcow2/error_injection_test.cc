@@ -206,6 +206,18 @@ std::vector<Scenario> scenarios() {
        {zero(0, 2 * kCluster), zero_and_unmap(3 * kCluster, 2 * kCluster),
         write(512, 512, 2), flush(), zero(12 * kCluster, kCluster),
         write(12 * kCluster, 512, 3), write(3 * kCluster, 1024, 4), flush()}});
+  MemoryImageOptions kept = plain;
+  kept.open["discard-no-unref"] = "on";
+  list.push_back(
+      {"DiscardNoUnref",
+       kept,
+       {write(0, 8 * kCluster, 1), compressed(8 * kCluster, kCluster, 2)},
+       {discard(kCluster, 3 * kCluster), zero_and_unmap(6 * kCluster, kCluster),
+        discard(8 * kCluster, kCluster), write(2 * kCluster + 512, 512, 3),
+        flush(), write(kCluster, kCluster, 4), write(6 * kCluster, 512, 5),
+        discard(0, 2 * kCluster), flush(), write(512, 512, 6), flush()},
+       {Purpose::kClusterAlloc, Purpose::kL2Update, Purpose::kClusterFree,
+        Purpose::kFlushToDisk}});
   list.push_back(
       {"Compressed",
        plain,

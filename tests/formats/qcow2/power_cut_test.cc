@@ -175,6 +175,10 @@ std::vector<Setting> settings() {
   table.options.create["refcount_bits"] = "64";
   table.filled_bytes = 1880 << 10;
   list.push_back(std::move(table));
+  Setting kept{"DiscardNoUnref", options_of(4096, 96 * 4096, "lazy"), 4096};
+  kept.options.open["discard-no-unref"] = "on";
+  kept.snapshots = true;
+  list.push_back(std::move(kept));
   Setting compressed{"Compressed", options_of(4096, 96 * 4096, "lazy"), 4096};
   compressed.compresses = true;
   list.push_back(std::move(compressed));

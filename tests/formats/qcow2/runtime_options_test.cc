@@ -129,6 +129,7 @@ TEST(RuntimeOptions, RefusesAndNamesTheOption) {
       {{{"l2-cache-entry-size", "0"}}, "l2-cache-entry-size"},
       {{{"l2-cache-entry-size", "128k"}}, "l2-cache-entry-size"},
       {{{"reuse", "sometimes"}}, "reuse"},
+      {{{"discard-no-unref", "perhaps"}}, "discard-no-unref"},
       {{{"no-such-option", "1"}}, "no-such-option"},
   };
   for (const auto& c : cases) {
@@ -152,6 +153,9 @@ TEST(RuntimeOptions, ReuseAndDiscard) {
   EXPECT_EQ(parse({{"reuse", "lazy"}})->reuse, ReusePolicy::kLazy);
   EXPECT_EQ(parse({{"reuse", "lowest"}})->reuse, ReusePolicy::kLowest);
   EXPECT_TRUE(parse({})->punch_holes);
+  EXPECT_FALSE(parse({})->discard_no_unref);
+  EXPECT_FALSE(parse({{"discard-no-unref", "off"}})->discard_no_unref);
+  EXPECT_TRUE(parse({{"discard-no-unref", "on"}})->discard_no_unref);
   OpenOptions open;
   open.pass_discard_through = false;
   EXPECT_FALSE(parse_runtime_options(open, Header())->punch_holes);
