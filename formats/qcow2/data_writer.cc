@@ -339,7 +339,9 @@ absl::Status DataWriter::read_padding(const Plan& plan, Padding* padding) {
                 {plan.written.offset, plan.data.offset - plan.written.offset},
                 &padding->head, &padding->head_bytes);
   if (!status.ok()) return status;
-  const uint64_t end = image_.data_clusters().stored_end(plan.written.end());
+  // A resize writes behind the end of the disk.
+  const uint64_t end = std::max(
+      plan.data.end(), image_.data_clusters().stored_end(plan.written.end()));
   return read_side(plan.old_entries.back(),
                    {plan.data.end(), end - plan.data.end()}, &padding->tail,
                    &padding->tail_bytes);

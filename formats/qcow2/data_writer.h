@@ -46,7 +46,8 @@ class DataWriter {
   // Maps `clusters`, which are not mapped, and reserves their space as `mode`
   // says; they read as zeroes, subclusters only if they shall hide a backing
   // file.  They may lie beyond the end of the disk.
-  // REQUIRES: whole clusters; nothing else is under way.
+  // REQUIRES: whole clusters; nothing else is under way; an external data file
+  // is prepared already.
   absl::Status preallocate(ByteRange clusters, Preallocation mode,
                            bool hide_backing);
 

@@ -24,8 +24,10 @@ absl::Status DataWriter::preallocate(ByteRange clusters, Preallocation mode,
     const ByteRange area{geometry.cluster_offset(host.first),
                          geometry.cluster_offset(host.count)};
     absl::Status status;
-    if (mode != Preallocation::kMetadata || !allocation->reads_as_zeroes)
-      status = reserve_zeroes(&image_.data(), area, mode);
+    const bool needs_zeroes =
+        mode != Preallocation::kMetadata || !allocation->reads_as_zeroes;
+    if (needs_zeroes && !image_.data_clusters().is_external())
+      status = reserve_zeroes(&image_.file(), area, mode);
     if (!status.ok()) {
       image_.data_clusters().free_unpublished(host);
       return status;

@@ -109,10 +109,6 @@ absl::Status Qcow2Driver::resize(uint64_t length_bytes,
 
 absl::Status Qcow2Driver::change_length(uint64_t length_bytes,
                                         Preallocation preallocation) {
-  if (files_.data_file != nullptr) {
-    return absl::UnimplementedError(
-        "an image with an external data file cannot be resized");
-  }
   absl::Status status = parts_->bitmaps.check_resize(length_bytes);
   if (!status.ok()) return status;
   status = parts_->resizer.resize(length_bytes, preallocation,

@@ -197,10 +197,8 @@ Capabilities Qcow2Driver::capabilities() const {
   if (read_only()) return list;
   list.add(Capability::kDiscard);
   list.add(Capability::kAmend);
-  if (files_.data_file == nullptr) {
-    list.add(Capability::kSetLength);
-    list.add(Capability::kWriteCompressed);
-  }
+  list.add(Capability::kSetLength);
+  if (files_.data_file == nullptr) list.add(Capability::kWriteCompressed);
   if (files_.can(Capability::kTryWrite)) list.add(Capability::kTryWrite);
   if (header_.version >= kVersion3 || backing_ == nullptr) {
     list.add(Capability::kWriteZeroes);

@@ -5,7 +5,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "formats/qcow2/data_clusters.h"
 #include "formats/qcow2/image_size.h"
+#include "formats/qcow2/preallocation.h"
 
 namespace spindle::qcow2 {
 
@@ -58,6 +60,7 @@ bool Resizer::backing_is_longer() const {
 
 absl::Status Resizer::grow(uint64_t size_bytes, Preallocation preallocation) {
   Image& image = *parts_.image;
+  const uint64_t old_data_file_bytes = data_file_bytes();
   absl::Status status =
       grow_l1(&image, image.geometry().l1_entries_for(size_bytes));
   if (!status.ok()) return status;
@@ -69,7 +72,9 @@ absl::Status Resizer::grow(uint64_t size_bytes, Preallocation preallocation) {
     // Back to how it was, as far as that goes; what stays is counted.
     forget_behind_end().IgnoreError();
     image.rounds().settle().IgnoreError();
+    cut_data_file(old_data_file_bytes).IgnoreError();
   }
+  if (status.ok()) log_if_kept(cut_data_file(size_bytes));
   return status;
 }
 
@@ -86,12 +91,39 @@ absl::Status Resizer::fill_new_part(uint64_t size_bytes,
   const bool has_data = preallocation == Preallocation::kFalloc ||
                         preallocation == Preallocation::kFull;
   const bool hide = backing_is_longer();
+  const DataClusters& data = parts_.image->data_clusters();
+  if (data.is_external()) {
+    // Whatever it has there, by accident or from an earlier, longer disk.
+    status =
+        reserve_zeroes(&data.channel(),
+                       {geometry.size_bytes, size_bytes - geometry.size_bytes},
+                       std::max(preallocation, Preallocation::kMetadata));
+    if (!status.ok()) return status;
+  }
+  // As QEMU has it: of a raw data file everything is mapped.
+  if (data.is_raw())
+    preallocation = std::max(preallocation, Preallocation::kMetadata);
   if (preallocation != Preallocation::kOff)
     status =
         parts_.writer->preallocate(clusters, preallocation, hide && has_data);
   if (status.ok() && hide && !has_data)
     status = parts_.changer->mark_zero(clusters);
   return status.ok() ? zero_tail() : status;
+}
+
+uint64_t Resizer::data_file_bytes() const {
+  const DataClusters& data = parts_.image->data_clusters();
+  return data.is_external() ? data.channel().length_bytes() : 0;
+}
+
+absl::Status Resizer::cut_data_file(uint64_t length_bytes) {
+  const DataClusters& data = parts_.image->data_clusters();
+  // A device has the length that it has.
+  if (!data.is_external() || data.channel().length_bytes() <= length_bytes ||
+      !data.channel().child().capabilities().has(Capability::kGrows)) {
+    return absl::OkStatus();
+  }
+  return data.channel().set_length(length_bytes, SetLengthMode::kExact);
 }
 
 absl::Status Resizer::zero_tail() {
@@ -161,14 +193,17 @@ absl::Status Resizer::shrink(uint64_t size_bytes) {
   const uint64_t old_size = parts_.image->geometry().size_bytes;
   absl::Status status = switch_size(parts_.image, size_bytes);
   if (!status.ok()) return status;
-  const absl::Status given_up = give_up_cropped(old_size);
-  if (!given_up.ok() && log_) {
-    log_(LogSeverity::kWarning,
-         absl::StrCat("qcow2: the disk is shorter, but not all of what lay "
-                      "behind its end was freed: ",
-                      given_up.message()));
-  }
+  log_if_kept(give_up_cropped(old_size));
+  log_if_kept(cut_data_file(size_bytes));
   return status;
+}
+
+void Resizer::log_if_kept(const absl::Status& given_up) const {
+  if (given_up.ok() || !log_) return;
+  log_(LogSeverity::kWarning,
+       absl::StrCat("qcow2: the disk has its new size, but not all of what lay "
+                    "behind its end was freed: ",
+                    given_up.message()));
 }
 
 absl::Status Resizer::give_up_cropped(uint64_t old_size) {

@@ -15,6 +15,10 @@
 // and the end of the file.  What cannot be given up is reported to the log, and
 // stays counted; a later growth forgets it.
 //
+// An external data file follows: zeroes up to the new end before the header has
+// it, and nothing behind the end afterwards.  A raw one is mapped wholly, as in
+// QEMU; where QEMU rounds its length up to clusters, it has the disk's here.
+//
 // A crash, or an error, at any point leaves the old size or the new one, and
 // leaked clusters at worst.
 //
@@ -74,6 +78,11 @@ class Resizer {
 
   // The backing file is longer than the disk.
   bool backing_is_longer() const;
+  // Of an external data file; 0 without one.
+  uint64_t data_file_bytes() const;
+  // An external data file that is longer ends there, if it can.
+  absl::Status cut_data_file(uint64_t length_bytes);
+  void log_if_kept(const absl::Status& given_up) const;
   // Zeroes the bytes from the end of the disk to the end of its last cluster.
   absl::Status zero_tail();
   // Makes the tables name nothing behind the last cluster of the disk.

@@ -20,6 +20,7 @@
 #include "formats/qcow2/qcow2_driver.h"
 #include "tests/formats/qcow2/memory_image.h"
 #include "tests/formats/qcow2/write_log.h"
+#include "tests/support/failing_accesses.h"
 #include "tests/support/memory_driver.h"
 #include "tests/support/observing_driver.h"
 #include "tests/support/seed.h"
@@ -28,6 +29,8 @@ namespace spindle::qcow2 {
 namespace {
 
 using testing::CutDisk;
+using testing::FailAt;
+using testing::for_each_failing_access;
 using testing::LogEntry;
 using testing::LoggingDriver;
 using testing::MemoryDriver;
@@ -220,38 +223,35 @@ class BitmapErrors : public ::testing::TestWithParam<int> {};
 TEST_P(BitmapErrors, LoseNoBitmap) {
   const Operation operation = operations()[static_cast<size_t>(GetParam())];
   const std::string first = first_image();
-  int failed = 0;
   int consistent = 0;
-  for (const auto repeat :
-       {ObservingDriver::Repeat::kOnce, ObservingDriver::Repeat::kFromThenOn}) {
-    for (int nth = 1;; ++nth) {
-      SCOPED_TRACE(absl::StrCat(operation.name, ", access ", nth));
-      auto memory = std::make_shared<LockedMemory>();
-      memory->set_content(0, first);
-      auto file = std::make_shared<ObservingDriver>(memory);
-      file->fail_at({}, EIO, nth, repeat);
-      const absl::Status status = session(file, operation);
-      const Judgement judgement(memory->content());
-      ASSERT_EQ(judgement.wrong(), "") << status;
-      if (file->failure_count() == 0) {
-        ASSERT_TRUE(status.ok()) << status;
-        EXPECT_EQ(judgement.dirty("all"), "1 2 5 9 20 50 ");
-        EXPECT_EQ(judgement.find("old") == nullptr,
-                  operation.name == std::string("remove"));
-        break;
-      }
-      ++failed;
-      if (!judgement.find("all")->inconsistent) ++consistent;
-      if (operation.name != std::string("remove")) {
-        ASSERT_NE(judgement.find("old"), nullptr);
-      }
-      // A process for each takes its time.
-      if (nth % 4 != 0) continue;
-      const absl::Status checked = testing::check_image_bytes(
-          memory->content(), testing::Leaks::kAllowed);
-      ASSERT_TRUE(checked.ok()) << checked;
+  const int failed = for_each_failing_access([&](const FailAt& fail) {
+    SCOPED_TRACE(operation.name);
+    auto memory = std::make_shared<LockedMemory>();
+    memory->set_content(0, first);
+    auto file = std::make_shared<ObservingDriver>(memory);
+    fail.arm(file.get());
+    const absl::Status status = session(file, operation);
+    const Judgement judgement(memory->content());
+    EXPECT_EQ(judgement.wrong(), "") << status;
+    if (HasFailure()) return true;
+    if (file->failure_count() == 0) {
+      EXPECT_TRUE(status.ok()) << status;
+      EXPECT_EQ(judgement.dirty("all"), "1 2 5 9 20 50 ");
+      EXPECT_EQ(judgement.find("old") == nullptr,
+                operation.name == std::string("remove"));
+      return false;
     }
-  }
+    if (!judgement.find("all")->inconsistent) ++consistent;
+    if (operation.name != std::string("remove")) {
+      EXPECT_NE(judgement.find("old"), nullptr);
+    }
+    // A process for each takes its time.
+    if (fail.nth % 8 != 0) return true;
+    const absl::Status checked =
+        testing::check_image_bytes(memory->content(), testing::Leaks::kAllowed);
+    EXPECT_TRUE(checked.ok()) << checked;
+    return true;
+  });
   EXPECT_GT(failed, 40);
   // Where the access comes before, or is made good again.
   EXPECT_GT(consistent, 0);

@@ -40,6 +40,9 @@ struct Variant {
   uint64_t backing_bytes = 0;
   // preallocation=falloc and =full: QEMU moves the refcounts for that.
   bool reserves_space = false;
+  // Data in a file of their own.
+  enum class DataFile { kNone, kCooked, kRaw };
+  DataFile data_file = DataFile::kNone;
 };
 
 class History {
@@ -139,7 +142,8 @@ class ResizeHistories : public ::testing::TestWithParam<Variant> {
  protected:
   void SetUp() override;
   void TearDown() override {
-    for (const std::string& path : {ours_.path, theirs_.path, backing_})
+    for (const std::string& path :
+         {ours_.path, theirs_.path, backing_, data_of(ours_), data_of(theirs_)})
       ::unlink(path.c_str());
   }
   // QEMU shows what an earlier shrink left in the last cluster; nobody should.
@@ -147,6 +151,10 @@ class ResizeHistories : public ::testing::TestWithParam<Variant> {
   // QEMU preallocates freed clusters as they are, old metadata and all.
   void clear_preallocated_by_theirs(uint64_t old_size, const Step& step);
   void compare(bool places) const;
+  void compare_data_files() const;
+  static std::string data_of(const ImageFile& image) {
+    return absl::StrCat(image.path, ".data");
+  }
 
   const ImageFile ours_{tmpfs_path("ours"), "qcow2"};
   const ImageFile theirs_{tmpfs_path("theirs"), "qcow2"};
@@ -164,10 +172,15 @@ void ResizeHistories::SetUp() {
     backing = {backing_, "raw"};
   }
   for (const ImageFile& image : {ours_, theirs_}) {
+    std::string options = variant.options;
+    if (variant.data_file != Variant::DataFile::kNone)
+      absl::StrAppend(&options, ",data_file=", data_of(image));
+    if (variant.data_file == Variant::DataFile::kRaw)
+      absl::StrAppend(&options, ",data_file_raw=on");
     const absl::Status made =
         testing::qemu_create({.image = image,
                               .size_bytes = variant.size_bytes,
-                              .options = variant.options,
+                              .options = options,
                               .backing = backing});
     ASSERT_TRUE(made.ok()) << made;
   }
@@ -216,6 +229,22 @@ void ResizeHistories::compare(bool places) const {
   EXPECT_EQ(testing::placement(*our_map), testing::placement(*their_map));
 }
 
+void ResizeHistories::compare_data_files() const {
+  const Variant& variant = GetParam();
+  if (variant.data_file == Variant::DataFile::kNone) return;
+  const auto ours = testing::read_file(data_of(ours_));
+  const auto theirs = testing::read_file(data_of(theirs_));
+  ASSERT_TRUE(ours.ok() && theirs.ok());
+  // Where a cluster is half the disk's, QEMU rounds the length up.
+  if (variant.whole_clusters) {
+    EXPECT_EQ(ours->size(), theirs->size());
+  }
+  if (variant.data_file != Variant::DataFile::kRaw) return;
+  // It is the disk, at its length.
+  const std::string disk = testing::content_by_qemu(ours_.path);
+  EXPECT_TRUE(std::string(ours->begin(), ours->end()) == disk);
+}
+
 TEST_P(ResizeHistories, AreQemus) {
   const uint64_t seed = testing::test_seed();
   const Variant& variant = GetParam();
@@ -233,6 +262,7 @@ TEST_P(ResizeHistories, AreQemus) {
     if (by_us.ok()) clear_preallocated_by_theirs(history.size(), step);
     history.note(step, by_us.ok());
     compare(variant.whole_clusters && !variant.reserves_space);
+    compare_data_files();
   }
   for (const std::string& name : history.names()) {
     // QEMU shows as much as the disk has now; only the snapshot's own length is
@@ -270,7 +300,23 @@ INSTANTIATE_TEST_SUITE_P(
                 (384 << 10) + 1024},
         Variant{"Reserving", "cluster_size=4k", 4096, 256 << 10, true, 0, true},
         Variant{"ReservingWithBacking", "cluster_size=4k", 4096, 256 << 10,
-                false, 384 << 10, true}),
+                false, 384 << 10, true},
+        Variant{"DataFile", "cluster_size=4k", 4096, 256 << 10, true, 0, false,
+                Variant::DataFile::kCooked},
+        Variant{"RawDataFile", "cluster_size=4k", 4096, 256 << 10, true, 0,
+                false, Variant::DataFile::kRaw},
+        Variant{"RaggedDataFile", "cluster_size=4k", 4096, 256 << 10, false, 0,
+                false, Variant::DataFile::kCooked},
+        Variant{"RaggedRawDataFile", "cluster_size=512", 512, 64 << 10, false,
+                0, true, Variant::DataFile::kRaw},
+        Variant{"DataFileWithBacking", "cluster_size=4k", 4096, 256 << 10, true,
+                384 << 10, false, Variant::DataFile::kCooked},
+        Variant{"ReservingDataFile", "cluster_size=4k", 4096, 256 << 10, true,
+                0, true, Variant::DataFile::kCooked},
+        Variant{"SubclustersDataFile", "cluster_size=16k,extended_l2=on", 16384,
+                512 << 10, true, 0, false, Variant::DataFile::kCooked},
+        Variant{"SubclustersRawDataFile", "cluster_size=16k,extended_l2=on",
+                16384, 512 << 10, true, 0, false, Variant::DataFile::kRaw}),
     [](const auto& info) { return info.param.name; });
 
 }  // namespace

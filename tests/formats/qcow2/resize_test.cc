@@ -22,6 +22,7 @@
 #include "tests/formats/qcow2/memory_image.h"
 #include "tests/formats/qcow2/open_image.h"
 #include "tests/formats/qcow2/write_log.h"
+#include "tests/support/failing_accesses.h"
 #include "tests/support/memory_driver.h"
 #include "tests/support/observing_driver.h"
 #include "tests/support/seed.h"
@@ -29,10 +30,11 @@
 namespace spindle::qcow2 {
 namespace {
 
+using testing::FailAt;
+using testing::for_each_failing_access;
 using testing::get_big64;
 using testing::MemoryImage;
 using testing::MemoryImageOptions;
-using testing::ObservingDriver;
 using testing::read_bytes;
 using testing::reads_as;
 
@@ -395,27 +397,21 @@ class ResizeScenarios : public ::testing::TestWithParam<Scenario> {
 };
 
 TEST_P(ResizeScenarios, AnErrorLeavesTheDiskAsItWas) {
-  int failed_accesses = 0;
-  for (const auto repeat :
-       {ObservingDriver::Repeat::kOnce, ObservingDriver::Repeat::kFromThenOn}) {
-    for (int nth = 1;; ++nth) {
-      SCOPED_TRACE(absl::StrCat("access ", nth));
-      MemoryImage image(options_);
-      image.file().fail_at({}, EIO, nth, repeat);
-      const absl::Status status = resize(image.driver());
-      if (image.file().failure_count() == 0) break;
-      ++failed_accesses;
-      image.file().clear_failures();
-      EXPECT_TRUE(disk_of(image.driver()) == (status.ok() ? after_ : before_))
-          << status;
-      // The driver may not know what the header says: then it is marked.
-      const bool unsure = !status.ok() && image.driver().info().corrupt;
-      image.close().IgnoreError();
-      judge(image, image.memory().content(),
-            unsure ? std::nullopt : std::make_optional(status.ok()));
-      if (HasFailure()) return;
-    }
-  }
+  const int failed_accesses = for_each_failing_access([&](const FailAt& fail) {
+    MemoryImage image(options_);
+    fail.arm(&image.file());
+    const absl::Status status = resize(image.driver());
+    if (image.file().failure_count() == 0) return false;
+    image.file().clear_failures();
+    EXPECT_TRUE(disk_of(image.driver()) == (status.ok() ? after_ : before_))
+        << status;
+    // The driver may not know what the header says: then it is marked.
+    const bool unsure = !status.ok() && image.driver().info().corrupt;
+    image.close().IgnoreError();
+    judge(image, image.memory().content(),
+          unsure ? std::nullopt : std::make_optional(status.ok()));
+    return true;
+  });
   EXPECT_GT(failed_accesses, 5);
 }
 

@@ -27,6 +27,7 @@
 #include "formats/builtin.h"
 #include "tests/formats/qcow2/image_steps.h"
 #include "tests/formats/qcow2/memory_image.h"
+#include "tests/support/failing_accesses.h"
 #include "tests/support/memory_driver.h"
 #include "tests/support/observing_driver.h"
 #include "tests/support/qemu_tools.h"
@@ -147,9 +148,10 @@ INSTANTIATE_TEST_SUITE_P(
 
 // ---- Errors at each access --------------------------------------------------
 
+using testing::FailAt;
+using testing::for_each_failing_access;
 using testing::MemoryImage;
 using testing::MemoryImageOptions;
-using testing::ObservingDriver;
 using testing::read_bytes;
 
 constexpr uint64_t kCluster = 4096;
@@ -223,37 +225,31 @@ TEST_P(SnapshotErrors, LeaveTheImageAsItWas) {
     after = disk_of(image.driver());
     ASSERT_TRUE(image.close_and_check().ok());
   }
-  int failed_accesses = 0;
-  for (const auto repeat :
-       {ObservingDriver::Repeat::kOnce, ObservingDriver::Repeat::kFromThenOn}) {
-    for (int nth = 1;; ++nth) {
-      SCOPED_TRACE(absl::StrCat(operation.name, ", access ", nth));
-      MemoryImage image(options);
-      image.file().fail_at({}, EIO, nth, repeat);
-      const absl::Status status = operation.run(image.driver());
-      if (image.file().failure_count() == 0) break;
-      ++failed_accesses;
-      image.file().clear_failures();
-      const std::string now = disk_of(image.driver());
-      EXPECT_TRUE(now == after || (now == before && !status.ok())) << status;
-      image.close().IgnoreError();
-      const absl::Status checked = testing::check_image_bytes(
-          image.memory().content(), testing::Leaks::kAllowed);
-      EXPECT_TRUE(checked.ok() || is_harmless(checked)) << status << "\n"
-                                                        << checked;
-      const auto copy = image.open_copy(image.memory().content());
-      ASSERT_TRUE(copy.ok()) << copy.status();
-      const std::string later = disk_of(**copy);
-      // A new length needs two writes.  If nothing works after the first, not
-      // even taking it back, the new disk keeps the old length.
-      std::string half_way = after;
-      half_way.resize(before.size());
-      const bool stuck = !status.ok() && later == half_way &&
-                         repeat == ObservingDriver::Repeat::kFromThenOn;
-      EXPECT_TRUE(later == after || (later == before && !status.ok()) || stuck);
-      if (HasFailure()) return;
-    }
-  }
+  const int failed_accesses = for_each_failing_access([&](const FailAt& fail) {
+    MemoryImage image(options);
+    fail.arm(&image.file());
+    const absl::Status status = operation.run(image.driver());
+    if (image.file().failure_count() == 0) return false;
+    image.file().clear_failures();
+    const std::string now = disk_of(image.driver());
+    EXPECT_TRUE(now == after || (now == before && !status.ok())) << status;
+    image.close().IgnoreError();
+    const absl::Status checked = testing::check_image_bytes(
+        image.memory().content(), testing::Leaks::kAllowed);
+    EXPECT_TRUE(checked.ok() || is_harmless(checked)) << status << "\n"
+                                                      << checked;
+    const auto copy = image.open_copy(image.memory().content());
+    EXPECT_TRUE(copy.ok()) << copy.status();
+    if (!copy.ok()) return true;
+    const std::string later = disk_of(**copy);
+    // A new length needs two writes.  If nothing works after the first, not
+    // even taking it back, the new disk keeps the old length.
+    std::string half_way = after;
+    half_way.resize(before.size());
+    const bool stuck = !status.ok() && later == half_way && fail.from_then_on();
+    EXPECT_TRUE(later == after || (later == before && !status.ok()) || stuck);
+    return true;
+  });
   EXPECT_GT(failed_accesses, 10);
 }
 
