@@ -121,6 +121,10 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> ImageOpener::open(
 
 absl::StatusOr<std::shared_ptr<BlockDriver>> ImageOpener::open_file(
     const std::string& filename, const OpenOptions& options) const {
+  if (absl::StartsWith(filename, "blkdebug:") &&
+      registry_.find_filter("blkdebug") != nullptr) {
+    return open_blkdebug_name(filename, options);
+  }
   absl::StatusOr<const StorageProtocol*> protocol = protocol_for(filename);
   if (!protocol.ok()) return protocol.status();
   return (*protocol)->open(filename, options);

@@ -74,6 +74,9 @@ class ImageOpener {
 
   absl::StatusOr<std::shared_ptr<BlockDriver>> open_file(
       const std::string& filename, const OpenOptions& options) const;
+  // "blkdebug:CONFIG:FILENAME", from the caller: images cannot name it.
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_blkdebug_name(
+      const std::string& filename, const OpenOptions& options) const;
   absl::StatusOr<std::shared_ptr<BlockDriver>> open_linked(
       const std::string& filename, const std::string& format_name,
       OpenOptions options, const Chain& parents, int depth) const;

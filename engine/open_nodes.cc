@@ -111,4 +111,18 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> ImageOpener::open_nodes(
   return open_image(name, format, std::move(child), std::move(own), nullptr, 0);
 }
 
+absl::StatusOr<std::shared_ptr<BlockDriver>> ImageOpener::open_blkdebug_name(
+    const std::string& filename, const OpenOptions& options) const {
+  const size_t config = filename.find(':') + 1;
+  const size_t image = filename.find(':', config);
+  if (image == std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "'", filename, "' is not of the form blkdebug:CONFIG:FILENAME"));
+  }
+  OptionMap nodes = {{"driver", "blkdebug"},
+                     {"image.filename", filename.substr(image + 1)}};
+  if (image > config) nodes["config"] = filename.substr(config, image - config);
+  return open_nodes(nodes, options);
+}
+
 }  // namespace spindle

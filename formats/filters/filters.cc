@@ -1,5 +1,6 @@
 #include "formats/filters/filters.h"
 
+#include "formats/filters/blkdebug_driver.h"
 #include "formats/filters/compress_driver.h"
 #include "formats/filters/copy_on_read_driver.h"
 #include "formats/filters/null_driver.h"
@@ -7,8 +8,8 @@
 namespace spindle {
 
 std::vector<const DriverFilter*> builtin_filters() {
-  return {compress_filter(), copy_on_read_filter(), null_aio_filter(),
-          null_co_filter()};
+  return {blkdebug_filter(), compress_filter(), copy_on_read_filter(),
+          null_aio_filter(), null_co_filter()};
 }
 
 }  // namespace spindle

@@ -10,7 +10,7 @@
 
 namespace spindle {
 
-// compress, copy-on-read, null-aio, null-co.
+// blkdebug, compress, copy-on-read, null-aio, null-co.
 std::vector<const DriverFilter*> builtin_filters();
 
 }  // namespace spindle

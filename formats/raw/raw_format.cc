@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
 #include "engine/sector.h"
+#include "formats/raw/announcing_driver.h"
 #include "formats/raw/raw_probe_guard.h"
 
 namespace spindle {
@@ -20,6 +21,8 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> RawFormat::open(
     const OpenContext&) const {
   if (options.snapshot.has_value())
     return absl::UnimplementedError("a raw image has no snapshots");
+  if (file->access_observer() != nullptr)
+    file = std::make_shared<AnnouncingDriver>(std::move(file));
   if (!options.probed) return file;
   return std::make_shared<RawProbeGuard>(std::move(file), others_);
 }

@@ -27,25 +27,18 @@ bool AccessMatch::fits(const Access& access) const {
 
 // ---- Stop -------------------------------------------------------------------
 
-ObservingDriver::Stop::Stop(std::shared_ptr<State> state)
-    : state_(std::move(state)) {}
+ObservingDriver::Stop::Stop(std::shared_ptr<Suspension> suspension)
+    : suspension_(std::move(suspension)) {}
 
 ObservingDriver::Stop::~Stop() { resume(); }
 
 void ObservingDriver::Stop::wait_until_reached() {
-  absl::MutexLock lock(&state_->mutex);
-  state_->mutex.Await(absl::Condition(&state_->reached));
+  suspension_->wait_until_reached();
 }
 
-bool ObservingDriver::Stop::reached() const {
-  absl::MutexLock lock(&state_->mutex);
-  return state_->reached;
-}
+bool ObservingDriver::Stop::reached() const { return suspension_->reached(); }
 
-void ObservingDriver::Stop::resume() {
-  absl::MutexLock lock(&state_->mutex);
-  state_->resumed = true;
-}
+void ObservingDriver::Stop::resume() { suspension_->resume(); }
 
 // ---- Observing --------------------------------------------------------------
 
@@ -62,11 +55,11 @@ void ObservingDriver::allow_metadata_mutex_for(
 
 std::unique_ptr<ObservingDriver::Stop> ObservingDriver::stop_at(
     AccessMatch match, int nth) {
-  auto state = std::make_shared<Stop::State>();
+  auto suspension = std::make_shared<Suspension>();
   absl::MutexLock lock(&mutex_);
-  stops_.push_back(StopRule{match, nth, state});
+  stops_.push_back(StopRule{match, nth, suspension});
   has_rules_.store(true);
-  return std::unique_ptr<Stop>(new Stop(std::move(state)));
+  return std::unique_ptr<Stop>(new Stop(std::move(suspension)));
 }
 
 void ObservingDriver::fail_at(AccessMatch match, int error_number, int nth,
@@ -124,10 +117,8 @@ absl::Status ObservingDriver::before_access(const Access& access) {
     if (absl::Status status = hook_(access); !status.ok()) return status;
   }
   if (has_rules_.load()) {
-    for (const auto& state : take_due_stops(access)) {
-      absl::MutexLock lock(&state->mutex);
-      state->reached = true;
-      state->mutex.Await(absl::Condition(&state->resumed));
+    for (const auto& suspension : take_due_stops(access)) {
+      suspension->stop_here();
     }
     if (absl::Status status = due_failure(access); !status.ok()) return status;
   }
@@ -144,13 +135,13 @@ void ObservingDriver::check_locks(const Access& access) {
                 << " metadata mutexes";
 }
 
-std::vector<std::shared_ptr<ObservingDriver::Stop::State>>
-ObservingDriver::take_due_stops(const Access& access) {
-  std::vector<std::shared_ptr<Stop::State>> due;
+std::vector<std::shared_ptr<Suspension>> ObservingDriver::take_due_stops(
+    const Access& access) {
+  std::vector<std::shared_ptr<Suspension>> due;
   absl::MutexLock lock(&mutex_);
   for (StopRule& rule : stops_) {
     if (!rule.match.fits(access)) continue;
-    if (--rule.countdown == 0) due.push_back(rule.state);
+    if (--rule.countdown == 0) due.push_back(rule.suspension);
   }
   const auto used = [](const StopRule& rule) { return rule.countdown <= 0; };
   stops_.erase(std::remove_if(stops_.begin(), stops_.end(), used),

@@ -23,6 +23,7 @@
 #include "absl/synchronization/mutex.h"
 #include "engine/access.h"
 #include "engine/filter_driver.h"
+#include "engine/suspension.h"
 
 namespace spindle {
 namespace testing {
@@ -52,14 +53,9 @@ class ObservingDriver : public FilterDriver, private AccessObserver {
 
    private:
     friend class ObservingDriver;
+    explicit Stop(std::shared_ptr<Suspension> suspension);
     // Shared with the thread that stops, which may outlive the Stop.
-    struct State {
-      mutable absl::Mutex mutex;
-      bool reached ABSL_GUARDED_BY(mutex) = false;
-      bool resumed ABSL_GUARDED_BY(mutex) = false;
-    };
-    explicit Stop(std::shared_ptr<State> state);
-    const std::shared_ptr<State> state_;
+    const std::shared_ptr<Suspension> suspension_;
   };
 
   enum class Repeat { kOnce, kFromThenOn };
@@ -109,7 +105,7 @@ class ObservingDriver : public FilterDriver, private AccessObserver {
   struct StopRule {
     AccessMatch match;
     int countdown;
-    std::shared_ptr<Stop::State> state;
+    std::shared_ptr<Suspension> suspension;
   };
   struct FailureRule {
     AccessMatch match;
@@ -120,7 +116,7 @@ class ObservingDriver : public FilterDriver, private AccessObserver {
 
   absl::Status before_access(const Access& access) override;
   void check_locks(const Access& access);
-  std::vector<std::shared_ptr<Stop::State>> take_due_stops(const Access& access)
+  std::vector<std::shared_ptr<Suspension>> take_due_stops(const Access& access)
       ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status due_failure(const Access& access) ABSL_LOCKS_EXCLUDED(mutex_);
 
