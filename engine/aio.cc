@@ -138,10 +138,17 @@ void AioRequest::reset() {
   done_bytes = 0;
   has_slot = false;
   waits_for_range = false;
+  waits_for_throttle = false;
   tried_in_place = false;
   ran_in_place = false;
   attempts = 0;
   has_result = false;
+}
+
+bool AioRequest::claim_throttled() {
+  State waiting = State::kWaiting;
+  return state.compare_exchange_strong(waiting, State::kRunning,
+                                       std::memory_order_acq_rel);
 }
 
 void AioRequest::run_callback(bool counted) {

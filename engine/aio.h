@@ -22,6 +22,7 @@
 #include "engine/in_flight_tracker.h"
 #include "engine/io_vector.h"
 #include "engine/request.h"
+#include "engine/throttle_group.h"
 #include "threadpool/executor.h"
 
 namespace spindle {
@@ -40,6 +41,9 @@ class RequestOwner {
  public:
   virtual void run_request(AioRequest* request) = 0;
   virtual void abandon_request(AioRequest* request) = 0;
+  // The caller has moved the request from kWaiting to kRunning: its limits let
+  // it start.
+  virtual void start_throttled(AioRequest* request) = 0;
   // The caller has moved the request from kWaiting or kQueued to kCancelling.
   virtual void cancel_request(AioRequest* request, bool was_queued) = 0;
 
@@ -47,7 +51,7 @@ class RequestOwner {
   ~RequestOwner() = default;
 };
 
-class AioRequest final : public WorkItem {
+class AioRequest final : public WorkItem, public ThrottleGroup::Waiter {
  public:
   // Who may touch a request, and what cancel() may do with it.
   //
@@ -57,7 +61,7 @@ class AioRequest final : public WorkItem {
   // If the worker arrives in between (kArrived), the canceller completes it.
   enum class State : uint32_t {
     kSubmitting,  // the submitting thread's
-    kWaiting,     // in a list of Admission or RangeWaiters
+    kWaiting,     // in a list of Admission, RangeWaiters or a ThrottleGroup
     kQueued,      // in, or on its way into, the executor's queue
     kRunning,     // a worker's, or that of whoever starts or refuses it
     kCancelling,  // the canceller's
@@ -75,6 +79,10 @@ class AioRequest final : public WorkItem {
   // WorkItem.
   void run() override { owner->run_request(this); }
   void abandon() override { owner->abandon_request(this); }
+
+  // ThrottleGroup::Waiter.
+  bool claim_throttled() override;
+  void start_throttled() override { owner->start_throttled(this); }
 
   bool has_callback() const {
     return callback != nullptr || status_callback != nullptr;
@@ -102,8 +110,9 @@ class AioRequest final : public WorkItem {
   bool ran_in_place = false;
   // Counts against the limit on requests in flight.
   bool has_slot = false;
-  // In state kWaiting: RangeWaiters has it, not Admission.
+  // In state kWaiting: RangeWaiters has it, or a ThrottleGroup, not Admission.
   bool waits_for_range = false;
+  bool waits_for_throttle = false;
   // How often it gave up because another request was in its range.
   int attempts = 0;
   // It has its result, and is in the executor's queue to run its callback.

@@ -1,6 +1,8 @@
 #include "engine/block_device_core.h"
 
 #include <ctime>
+#include <memory>
+#include <optional>
 #include <utility>
 
 #include "absl/container/inlined_vector.h"
@@ -27,6 +29,23 @@ int64_t now_nanoseconds() {
 // Bytes in counters: of what moves, or changes, data.
 uint64_t counted_bytes(const RequestSpec& spec) {
   return spec.kind == RequestKind::kBlockStatus ? 0 : spec.length;
+}
+
+// Nothing: requests of that kind are not limited.
+std::optional<ThrottleGroup::Direction> throttled_direction(RequestKind kind) {
+  switch (kind) {
+    case RequestKind::kRead:
+      return ThrottleGroup::Direction::kRead;
+    case RequestKind::kWrite:
+    case RequestKind::kDiscard:
+    case RequestKind::kWriteZeroes:
+    case RequestKind::kWriteCompressed:
+      return ThrottleGroup::Direction::kWrite;
+    case RequestKind::kFlush:
+    case RequestKind::kBlockStatus:
+      break;
+  }
+  return std::nullopt;
 }
 
 uint64_t next_device_id() {
@@ -57,11 +76,22 @@ BlockDevice::Core::Core(std::shared_ptr<BlockDriver> driver, Executor* executor,
       requests_(driver_.get(), options_.cache_mode, options_.detect_zeroes),
       admission_(options_.max_in_flight) {
   if (!has_threads_) sink_->add_helper(executor_);
+  if (auto* source = dynamic_cast<ThrottleSource*>(driver_.get())) {
+    throttle_ =
+        std::make_unique<ThrottleGroup::Member>(source->take_over_throttle());
+  }
 }
 
 BlockDevice::Core::~Core() {
   if (!has_threads_) sink_->remove_helper(executor_);
   if (!fork_guard_.crossed_fork()) in_flight_.wait_until_abandoned();
+  // Whoever started the last throttled request may still be in here.  The
+  // group's thread does not exist in a fork, so there the group must stay.
+  if (fork_guard_.crossed_fork()) {
+    static_cast<void>(throttle_.release());
+  } else {
+    throttle_.reset();
+  }
 }
 
 absl::Status BlockDevice::Core::refuse_in_fork() const {
@@ -98,6 +128,7 @@ absl::Status BlockDevice::Core::run_here(const RequestSpec& spec,
   const Generation generation = enter_here();
   absl::Status status = check(spec);
   if (status.ok()) {
+    if (throttle_ != nullptr) wait_for_throttle(spec);
     RequestExecutor::Attempt attempt;
     status = requests_.run(spec, qiov, 0, block_status, &attempt);
     release_ranges(spec.kind);
@@ -121,19 +152,60 @@ AioHandle BlockDevice::Core::submit(AioRequest* request) {
   if (!status.ok()) {
     request->state.store(State::kRunning, std::memory_order_relaxed);
     complete(request, std::move(status), Where::kCaller);
+  } else if (throttle_ != nullptr && !pass_throttle(request)) {
+    return handle;
   } else if (may_run_in_place(request) && run_in_place(request)) {
     finish(request, absl::OkStatus());
     deliver(request, Where::kReap, /*has_room=*/false);
   } else if (admission_.unrestrained()) {
     start(request);
-  } else if (admission_.admit_or_queue(request)) {
-    if (begin(request, /*may_run_in_place=*/true)) {
-      AioRequest* const one[] = {request};
-      if (!submit_batch(one)) return handle;
-    }
-    start_waiting(/*may_run_in_place=*/false);
+  } else {
+    admit(request, /*may_run_in_place=*/true);
   }
   return handle;
+}
+
+void BlockDevice::Core::admit(AioRequest* request, bool may_run_in_place) {
+  if (!admission_.admit_or_queue(request)) return;
+  if (begin(request, may_run_in_place)) {
+    AioRequest* const one[] = {request};
+    if (!submit_batch(one)) return;
+  }
+  start_waiting(/*may_run_in_place=*/false);
+}
+
+// ---- The throttle -----------------------------------------------------------
+
+bool BlockDevice::Core::pass_throttle(AioRequest* request) {
+  const std::optional<ThrottleGroup::Direction> direction =
+      throttled_direction(request->spec.kind);
+  if (!direction.has_value()) return true;
+  if (!has_threads_) {  // whoever runs it waits
+    request->tried_in_place = true;
+    return true;
+  }
+  request->waits_for_throttle = true;
+  request->state.store(State::kWaiting, std::memory_order_release);
+  if (!throttle_->admit_or_queue(request, *direction, request->spec.length))
+    return false;
+  request->waits_for_throttle = false;
+  request->state.store(State::kSubmitting, std::memory_order_release);
+  return true;
+}
+
+void BlockDevice::Core::wait_for_throttle(const RequestSpec& spec) {
+  const std::optional<ThrottleGroup::Direction> direction =
+      throttled_direction(spec.kind);
+  if (direction.has_value()) throttle_->wait_here(*direction, spec.length);
+}
+
+void BlockDevice::Core::start_throttled(AioRequest* request) {
+  request->waits_for_throttle = false;
+  if (!admission_.unrestrained()) {
+    admit(request, /*may_run_in_place=*/false);
+  } else if (begin(request, /*may_run_in_place=*/false)) {
+    start(request);
+  }
 }
 
 bool BlockDevice::Core::may_run_in_place(AioRequest* request) {
@@ -257,8 +329,9 @@ void BlockDevice::Core::run_request(AioRequest* request) {
   absl::Status status;
   if (cancelled) {
     status = absl::CancelledError("the request was withdrawn");
-  } else if (!run_or_park(request, &status)) {
-    return;
+  } else {
+    if (throttle_ != nullptr && !has_threads_) wait_for_throttle(request->spec);
+    if (!run_or_park(request, &status)) return;
   }
   complete(request, std::move(status), Where::kWorker);
 }
@@ -320,6 +393,8 @@ void BlockDevice::Core::cancel_request(AioRequest* request, bool was_queued) {
                                                std::memory_order_acq_rel)) {
       return;
     }
+  } else if (request->waits_for_throttle) {
+    throttle_->forget(request);
   } else if (request->waits_for_range) {
     range_waiters_.forget(request);
   } else {

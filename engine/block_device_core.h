@@ -1,9 +1,10 @@
 // BlockDevice::Core: the inside of a device.
 //
-// The path of an asynchronous request: submit() checks it, Admission lets it
-// start, it runs in place or the executor's queue takes it, run_request() does
-// it on a worker, finish() counts it, deliver() completes it.  Exactly one of
-// those steps owns a request at any time; AioRequest::State says which.
+// The path of an asynchronous request: submit() checks it, its throttle (if the
+// driver has one) and Admission let it start, it runs in place or the
+// executor's queue takes it, run_request() does it on a worker, finish() counts
+// it, deliver() completes it.  Exactly one of those steps owns a request at any
+// time; AioRequest::State says which.
 //
 // Owns everything that the device is made of, except the executor and a
 // completion queue that the embedder gave.  Outlives every request that has not
@@ -31,6 +32,7 @@
 #include "engine/in_flight_tracker.h"
 #include "engine/range_waiters.h"
 #include "engine/request_executor.h"
+#include "engine/throttle_group.h"
 #include "threadpool/fork_guard.h"
 
 namespace spindle {
@@ -57,6 +59,7 @@ class BlockDevice::Core final : public RequestOwner {
   // RequestOwner.
   void run_request(AioRequest* request) override;
   void abandon_request(AioRequest* request) override;
+  void start_throttled(AioRequest* request) override;
   void cancel_request(AioRequest* request, bool was_queued) override;
 
   // ---- Life cycle (block_device_life.cc) -----------------------------------
@@ -96,6 +99,12 @@ class BlockDevice::Core final : public RequestOwner {
   // Counts a request that runs on its caller's thread, and waits while the
   // device is being changed.
   Generation enter_here();
+  // False: the request waits for its limits, and is no more the caller's.
+  bool pass_throttle(AioRequest* request);
+  // The same on the calling thread, which waits.
+  void wait_for_throttle(const RequestSpec& spec);
+  // Gives a checked request that cannot run in place to the executor.
+  void admit(AioRequest* request, bool may_run_in_place);
   // Each of these begins or ends the life of a request that the caller owns.
   void start(AioRequest* request);
   // False if the pool shall have it, whether it could run in place or not.
@@ -159,6 +168,8 @@ class BlockDevice::Core final : public RequestOwner {
   InFlightTracker in_flight_;
   Admission admission_;
   RangeWaiters range_waiters_;
+  // Null: nothing is throttled.
+  std::unique_ptr<ThrottleGroup::Member> throttle_;
   std::atomic<bool> closed_{false};
   // How many requests were tried in place since the last unplug.
   std::atomic<size_t> in_place_in_plug_{0};

@@ -16,11 +16,13 @@ absl::Status BlockDevice::Core::refuse_inside_callback(
 }
 
 void BlockDevice::Core::wait_for_requests(InFlightTracker::Drain* drain) {
+  if (throttle_ != nullptr) throttle_->begin_drain();
   admission_.begin_drain();
   start_waiting(/*may_run_in_place=*/false);
   drain->wait([this] { return executor_->run_one(); },
               /*has_help=*/!has_threads_);
   admission_.end_drain();
+  if (throttle_ != nullptr) throttle_->end_drain();
 }
 
 absl::Status BlockDevice::Core::drain() {

@@ -10,7 +10,7 @@
 
 namespace spindle {
 
-// blkdebug, compress, copy-on-read, null-aio, null-co.
+// blkdebug, compress, copy-on-read, null-aio, null-co, throttle.
 std::vector<const DriverFilter*> builtin_filters();
 
 }  // namespace spindle

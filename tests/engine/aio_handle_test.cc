@@ -24,6 +24,7 @@ class Owner : public RequestOwner {
   virtual ~Owner() = default;
   void run_request(AioRequest*) override { ADD_FAILURE() << "run"; }
   void abandon_request(AioRequest*) override { ADD_FAILURE() << "abandoned"; }
+  void start_throttled(AioRequest*) override { ADD_FAILURE() << "throttled"; }
   void cancel_request(AioRequest* request, bool was_queued) override {
     EXPECT_EQ(request->state.load(), State::kCancelling);
     ++cancelled;
