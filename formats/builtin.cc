@@ -6,13 +6,17 @@
 #include "formats/qcow2/qcow2_format.h"
 #include "formats/raw/protocols.h"
 #include "formats/raw/raw_format.h"
+#include "formats/vdi/vdi_format.h"
 
 namespace spindle {
 namespace {
 
 DriverRegistry make_registry() {
   // Every format but raw: what a guess can find.
-  const std::vector<const ImageFormat*> structured = {qcow2::qcow2_format()};
+  const std::vector<const ImageFormat*> structured = {
+      qcow2::qcow2_format(),
+      vdi::vdi_format(),
+  };
   // Lives as long as the process.
   static const auto* const raw = new RawFormat(structured);
 

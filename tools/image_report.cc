@@ -155,6 +155,23 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
   return report;
 }
 
+// What the driver of any other format says.
+absl::StatusOr<ImageReport> report_opened(
+    const ImageFormat& format, const std::shared_ptr<BlockDriver>& storage,
+    ImageReport report) {
+  OpenOptions options;
+  options.read_only = true;
+  options.open_backing = false;
+  const absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
+      format.open(storage, options, OpenContext{});
+  if (!driver.ok()) return driver.status();
+  // Not closed: its file is the caller's.
+  const ImageInfo info = (*driver)->info();
+  report.virtual_size_bytes = info.virtual_size_bytes;
+  report.cluster_size_bytes = info.cluster_size_bytes;
+  return report;
+}
+
 absl::StatusOr<ImageReport> report_storage(
     const DriverRegistry& registry, const std::shared_ptr<BlockDriver>& storage,
     const std::string& filename, const std::string& format_name) {
@@ -178,6 +195,10 @@ absl::StatusOr<ImageReport> report_storage(
   }
   if (report.format == "qcow2")
     return report_qcow2(*storage, &channel, std::move(report));
+  if (report.format == "vdi") {
+    return report_opened(*registry.find_format(report.format), storage,
+                         std::move(report));
+  }
   report.virtual_size_bytes =
       align_up(storage->length_bytes(), kSectorSizeBytes);
   return report;

@@ -110,10 +110,14 @@ int fail_check(const absl::Status& status) {
   return fail(absl::StrCat("Check failed: ", std::strerror(errno_for(status))));
 }
 
+int fail_unsupported() {
+  fail("This image format does not support checks");
+  return kNotSupported;
+}
+
 int check_driver(BlockDriver& driver, const CheckArguments& arguments) {
   if (!driver.capabilities().has(Capability::kCheck)) {
-    fail("This image format does not support checks");
-    return kNotSupported;
+    return fail_unsupported();
   }
   ExecutorOptions threads;
   threads.width = kThreads;
@@ -129,6 +133,8 @@ int check_driver(BlockDriver& driver, const CheckArguments& arguments) {
   };
   const bool human = arguments.output == "human";
   absl::StatusOr<CheckResult> result = driver.check(options);
+  // Some formats can be checked, but not repaired.
+  if (absl::IsUnimplemented(result.status())) return fail_unsupported();
   if (!result.ok()) return fail_check(result.status());
   if (result->corruptions_fixed != 0 || result->leaks_fixed != 0) {
     if (human && !arguments.quiet) {

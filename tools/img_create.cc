@@ -51,6 +51,13 @@ constexpr PrintedOption kPrintedOfQcow2[] = {
     {"data_file", nullptr},     {"data_file_raw", nullptr},
     {"lazy_refcounts", "off"},  {"refcount_bits", "16"},
 };
+constexpr PrintedOption kPrintedOfVdi[] = {
+    {"size", nullptr},
+    {"static", "off"},
+    {"preallocation", nullptr},
+    {"nocow", nullptr},
+    {"extent_size_hint", nullptr},
+};
 constexpr PrintedOption kPrintedOfOthers[] = {
     {"size", nullptr},
     {"preallocation", nullptr},
@@ -143,6 +150,12 @@ std::string printed_value(const std::string& name, const std::string& value) {
   return size.has_value() ? absl::StrCat(*size) : escape_option_value(value);
 }
 
+absl::Span<const PrintedOption> printed_options(const std::string& format) {
+  if (format == "qcow2") return kPrintedOfQcow2;
+  if (format == "vdi") return kPrintedOfVdi;
+  return kPrintedOfOthers;
+}
+
 void print_formatting(const CreateArguments& arguments,
                       const CreateOptions& create) {
   OptionMap values = create.options;
@@ -153,11 +166,7 @@ void print_formatting(const CreateArguments& arguments,
   }
   std::string line = absl::StrCat("Formatting '", arguments.filename,
                                   "', fmt=", arguments.format);
-  const bool is_qcow2 = arguments.format == "qcow2";
-  const absl::Span<const PrintedOption> printed =
-      is_qcow2 ? absl::MakeConstSpan(kPrintedOfQcow2)
-               : absl::MakeConstSpan(kPrintedOfOthers);
-  for (const PrintedOption& option : printed) {
+  for (const PrintedOption& option : printed_options(arguments.format)) {
     const auto found = values.find(option.name);
     if (found != values.end()) {
       absl::StrAppend(&line, " ", option.name, "=",

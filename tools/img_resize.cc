@@ -76,6 +76,8 @@ int resize(const ResizeArguments& arguments, WantedSize wanted,
         "image's end. Before performing such an operation, make sure there is "
         "no important data there.");
   }
+  if (!image->capabilities().has(Capability::kSetLength))
+    return fail("Image format driver does not support resize");
   absl::Status status = image->resize(*length, preallocation);
   const absl::Status closed = image->close();
   if (status.ok()) status = closed;

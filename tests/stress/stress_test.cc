@@ -83,6 +83,11 @@ std::vector<StressVariant> all_variants() {
   qcow2.open_options = {{"reuse", "lowest"}};
   variants.push_back(qcow2);
 
+  StressVariant vdi;
+  vdi.name = "vdi";
+  vdi.format = "vdi";
+  variants.push_back(vdi);
+
   StressVariant compressed;
   compressed.name = "qcow2_compressed";
   compressed.format = "qcow2";
