@@ -26,7 +26,7 @@ change() {
   shift
   local commands=()
   for command in "$@"; do commands+=(-c "$command"); done
-  [[ $# == 0 ]] || qemu-io -f qcow2 "${commands[@]}" "$name" >/dev/null
+  [[ $# == 0 ]] || qemu-io -f "${name##*.}" "${commands[@]}" "$name" >/dev/null
 }
 
 # poke NAME OFFSET HEX: bytes of the file.
@@ -129,11 +129,29 @@ poke unknown-autoclear.qcow2 88 80
 make unknown-incompatible.qcow2 '' 1M "${edits[@]}"
 poke unknown-incompatible.qcow2 72 80
 
+# VirtualBox images.  Their UUIDs are random.
+make_vdi() {
+  local name=$1 options=$2 size=$3
+  shift 3
+  qemu-img create -q -f vdi -o "$options" "$name" "$size"
+  change "$name" "$@"
+}
+make_vdi vdi-empty.vdi static=off 0
+make_vdi vdi-dynamic.vdi static=off 5000192 'write -P 71 2M 64k' \
+  'write -P 72 1000k 100k' 'write -P 73 4999680 512'
+make_vdi vdi-static.vdi static=on 3M 'write -P 74 700k 600k'
+# As VirtualBox marks what was discarded.
+make_vdi vdi-zeroed.vdi static=off 3M 'write -P 75 0 3M'
+poke vdi-zeroed.vdi $((0x204)) feffffff
+poke vdi-zeroed.vdi $((0x184)) 02000000
+make_vdi vdi-wrong-count.vdi static=off 3M 'write -P 76 1M 4k'
+poke vdi-wrong-count.vdi $((0x184)) 02000000
+
 rm -f text noise data.raw
 python3 "$here/manifest.py" . >manifest.json
 rm -rf "$here/images"
 mkdir "$here/images"
-for file in *.qcow2 *.raw *.data; do
+for file in *.qcow2 *.vdi *.raw *.data; do
   gzip -9n <"$file" >"$here/images/$file.gz"
 done
 mv manifest.json "$here/manifest.json"

@@ -20,13 +20,14 @@ def describe(name):
     # These depend on where the image lies.
     for key in ("actual-size", "filename", "full-backing-filename"):
         entry["info"].pop(key, None)
-    converted = run("qemu-img", "convert", "-f", "qcow2", "-O", "raw", name,
+    kind = name.rpartition(".")[2]
+    converted = run("qemu-img", "convert", "-f", kind, "-O", "raw", name,
                     "content")
     assert converted.returncode == 0, converted.stderr
     with open("content", "rb") as content:
         entry["sha256"] = hashlib.sha256(content.read()).hexdigest()
     os.unlink("content")
-    check = run("qemu-img", "check", "-f", "qcow2", "--output=json", name)
+    check = run("qemu-img", "check", "-f", kind, "--output=json", name)
     entry["check"] = json.loads(check.stdout)
     entry["check"].pop("filename", None)
     entry["check-exit-code"] = check.returncode
@@ -34,6 +35,6 @@ def describe(name):
 
 
 os.chdir(sys.argv[1])
-images = sorted(name for name in os.listdir() if name.endswith(".qcow2"))
+images = sorted(name for name in os.listdir() if name.endswith((".qcow2", ".vdi")))
 json.dump([describe(name) for name in images], sys.stdout, indent=1)
 print()
