@@ -63,6 +63,22 @@ def make_images():
     yield "data_file", make_image(path, f"cluster_size=1k,data_file={data}", writes[:1])
 
 
+def make_vdi_images():
+    """Yields (name, bytes): VDI images of a few blocks."""
+    path = "image.vdi"
+    for name, options, size in (("empty", "static=off", "0"), ("new", "static=off", "3M"),
+                                ("odd", "static=off", "200000000"),
+                                ("static", "static=on", "1k"),
+                                ("written", "static=off", "1100k")):
+        run("qemu-img", "create", "-q", "-f", "vdi", "-o", options, path, size)
+        if name == "written":
+            run("qemu-io", "-f", "vdi", "-c", "write -P 1 1M 4k", path)
+        with open(path, "rb") as file:
+            image = file.read()
+        # Without the UUIDs, and all but the first sectors of the data.
+        yield name, image[:0x188] + bytes(32) + image[0x1a8:4096]
+
+
 def deflate(data):
     compressor = zlib.compressobj(level=9, wbits=-12)
     return compressor.compress(data) + compressor.flush()
@@ -97,6 +113,8 @@ def main():
                 put("image_fuzzer", name, PROGRAM + image)
             if name in ("plain", "compressed", "snapshots"):
                 put("tables_fuzzer", name, PROGRAM + image[512:])
+        for name, image in make_vdi_images():
+            put("vdi_fuzzer", name, PROGRAM + image)
     for count in (1, 2):
         table = b"".join(snapshot_entry(5 * 512, 1, str(i).encode(), b"name") for i in range(count))
         put("snapshots_fuzzer", str(count), PROGRAM + bytes([count]) + table)
