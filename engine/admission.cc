@@ -20,10 +20,10 @@ void Admission::take_slot_locked(AioRequest* request) {
 void Admission::update_locked() {
   const bool plugged = plugs_ > 0;
   Restraint restraint = plugged ? Restraint::kPlug : Restraint::kNone;
-  if (limit_ != 0 || held_generation_.has_value() || !held_.empty() ||
-      (!plugged && !waiting_.empty())) {
+  if (limit_ != 0 || !held_.empty() || (!plugged && !waiting_.empty())) {
     restraint = Restraint::kOther;
   }
+  if (held_generation_.has_value()) restraint = Restraint::kHold;
   restraint_.store(restraint, std::memory_order_seq_cst);
 }
 
@@ -115,7 +115,8 @@ void Admission::release() {
 }
 
 bool Admission::holds(Generation generation) const {
-  if (unrestrained()) return false;
+  if (restraint_.load(std::memory_order_seq_cst) != Restraint::kHold)
+    return false;
   absl::MutexLock lock(&mutex_);
   return held_generation_ == generation;
 }

@@ -68,8 +68,7 @@ class Admission {
   void hold(Generation generation) ABSL_LOCKS_EXCLUDED(mutex_);
   void release() ABSL_LOCKS_EXCLUDED(mutex_);
 
-  // For requests that run on their caller's thread: true if one of
-  // `generation` is held.
+  // True if a request of `generation` is held.  Costs little where none is.
   bool holds(Generation generation) const ABSL_LOCKS_EXCLUDED(mutex_);
   // Waits until nothing is held.
   void wait_for_release() const ABSL_LOCKS_EXCLUDED(mutex_);
@@ -79,6 +78,7 @@ class Admission {
     kNone,
     kPlug,  // a plug, and what waits for it; nothing else
     kOther,
+    kHold,
   };
 
   bool may_start_locked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);

@@ -284,6 +284,10 @@ absl::Status BlockDevice::amend(const AmendOptions& options) {
   return core_->amend(options);
 }
 
+absl::Status BlockDevice::apply_snapshot(absl::string_view snapshot) {
+  return core_->apply_snapshot(snapshot);
+}
+
 absl::Status BlockDevice::set_length(uint64_t length_bytes,
                                      Preallocation preallocation) {
   return core_->set_length(length_bytes, preallocation);

@@ -31,6 +31,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "engine/aio.h"
 #include "engine/aio_handle.h"
@@ -184,6 +185,12 @@ class BlockDevice {
   // are submitted meanwhile wait.
   // Errors: kFailedPrecondition inside a callback of this device.
   absl::Status amend(const AmendOptions& options);
+
+  // Drains, makes the disk what it was (BlockDriver::apply_snapshot()), and
+  // tells the listeners if that had another length; requests that are submitted
+  // meanwhile wait, and find the disk as it was.
+  // Errors: kFailedPrecondition inside a callback of this device.
+  absl::Status apply_snapshot(absl::string_view snapshot);
 
   // Drains, makes the image longer or shorter, and tells the listeners.  What
   // was submitted before still has the old length; what is submitted meanwhile

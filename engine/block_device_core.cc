@@ -100,12 +100,17 @@ absl::Status BlockDevice::Core::refuse_in_fork() const {
       "this process was forked off after the device was opened");
 }
 
-absl::Status BlockDevice::Core::check(const RequestSpec& spec) const {
+absl::Status BlockDevice::Core::check_open() const {
   if (absl::Status forked = refuse_in_fork(); !forked.ok()) return forked;
   if (closed_.load(std::memory_order_seq_cst)) {
     return absl::FailedPreconditionError("the device is closed");
   }
-  return requests_.check(spec);
+  return absl::OkStatus();
+}
+
+absl::Status BlockDevice::Core::check(const RequestSpec& spec) const {
+  absl::Status status = check_open();
+  return status.ok() ? requests_.check(spec) : status;
 }
 
 // ---- On the caller's thread -------------------------------------------------
@@ -148,16 +153,18 @@ AioHandle BlockDevice::Core::submit(AioRequest* request) {
   request->submitted_nanoseconds = now_nanoseconds();
   request->generation = in_flight_.enter();
   if (!request->has_callback()) sink_->expect();
-  absl::Status status = check(request->spec);
+  // While the device is being changed, what it will be counts: begin() asks.
+  const bool held = admission_.holds(request->generation);
+  absl::Status status = held ? check_open() : check(request->spec);
   if (!status.ok()) {
     request->state.store(State::kRunning, std::memory_order_relaxed);
     complete(request, std::move(status), Where::kCaller);
   } else if (throttle_ != nullptr && !pass_throttle(request)) {
     return handle;
-  } else if (may_run_in_place(request) && run_in_place(request)) {
+  } else if (!held && may_run_in_place(request) && run_in_place(request)) {
     finish(request, absl::OkStatus());
     deliver(request, Where::kReap, /*has_room=*/false);
-  } else if (admission_.unrestrained()) {
+  } else if (!held && admission_.unrestrained()) {
     start(request);
   } else {
     admit(request, /*may_run_in_place=*/true);
@@ -240,7 +247,7 @@ bool BlockDevice::Core::run_in_place(AioRequest* request) {
 }
 
 bool BlockDevice::Core::begin(AioRequest* request, bool may_run_in_place) {
-  // Again: the device may have been changed while the request waited.
+  // Again, or at last: the device may have been changed meanwhile.
   absl::Status status = refuse_in_fork();
   if (status.ok()) status = requests_.check(request->spec);
   const bool in_place = status.ok() && may_run_in_place &&

@@ -73,6 +73,7 @@ class BlockDevice::Core final : public RequestOwner {
   absl::Status close();
   absl::Status reopen(const ReopenOptions& options);
   absl::Status amend(const AmendOptions& options);
+  absl::Status apply_snapshot(absl::string_view snapshot);
   absl::Status set_length(uint64_t length_bytes, Preallocation preallocation);
   void add_length_listener(std::function<void(uint64_t)> listener)
       ABSL_LOCKS_EXCLUDED(listeners_mutex_);
@@ -91,6 +92,9 @@ class BlockDevice::Core final : public RequestOwner {
   };
 
   // ---- Requests ----
+  // OK if the device takes requests at all.
+  absl::Status check_open() const;
+  // REQUIRES: the device is not being changed.
   absl::Status check(const RequestSpec& spec) const;
   // In a process that was forked off after the device was made.  What other
   // threads were doing then will never end here, and what the driver remembers

@@ -114,6 +114,21 @@ absl::Status BlockDevice::Core::amend(const AmendOptions& options) {
   });
 }
 
+absl::Status BlockDevice::Core::apply_snapshot(absl::string_view snapshot) {
+  if (absl::Status inside = refuse_inside_callback("apply_snapshot");
+      !inside.ok())
+    return inside;
+  return change_quiescent([&]() -> absl::Status {
+    if (requests_.read_only())
+      return absl::PermissionDeniedError("the device is read-only");
+    if (!requests_.capabilities().has(Capability::kSnapshots)) {
+      return absl::UnimplementedError(absl::StrCat(
+          "the ", driver_->format_name(), " driver has no snapshots"));
+    }
+    return driver_->apply_snapshot(snapshot);
+  });
+}
+
 absl::Status BlockDevice::Core::set_length(uint64_t length_bytes,
                                            Preallocation preallocation) {
   if (absl::Status inside = refuse_inside_callback("set_length"); !inside.ok())
