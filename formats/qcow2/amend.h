@@ -6,6 +6,12 @@
 // error or a power cut leaves an image that has some of them and reads as it
 // did.
 //
+// An amendment stops all requests of the image, for all of it, because they
+// would use the caches and tables that it replaces: for some reads, writes and
+// syncs; for writing all refcounts anew where their width changes; for a walk
+// over all L2 tables, and zeroes written, where version 2 must do without zero
+// clusters.
+//
 // Thread safety: one thread, with the image to itself.
 #ifndef SPINDLE_FORMATS_QCOW2_AMEND_H_
 #define SPINDLE_FORMATS_QCOW2_AMEND_H_

@@ -10,6 +10,11 @@
 // refcounts are put right, or written anew behind the end of the file; COPIED
 // flags; the dirty and corrupt bits.  After a power cut the image is damaged no
 // more than before.
+//
+// Of an open image, a check lets requests go on (but nothing may be written,
+// see BlockDriver::check()), and whoever wants to close the gate waits for its
+// end.  A repair stops all requests for all of it, since it changes what they
+// have in their caches: for reading every table, and writing what is wrong.
 #ifndef SPINDLE_FORMATS_QCOW2_CHECK_H_
 #define SPINDLE_FORMATS_QCOW2_CHECK_H_
 

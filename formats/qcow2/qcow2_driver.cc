@@ -113,11 +113,13 @@ absl::Status Qcow2Driver::flush() {
 }
 
 // After the change itself: whoever changed tables writes some back if they
-// crowd.  Passes the gate anew, so that a closer waits for less.
+// crowd.  Passes the gate anew, so that a closer waits for less; while somebody
+// has the image to himself, it is left to who comes later.
 absl::Status Qcow2Driver::finish_change(absl::Status status) {
   if (!status.ok()) return status;
-  const Gate::Passage inside(&gate_);
-  if (parts_ == nullptr) return status;  // nothing is left to be written
+  const Gate::TryPassage inside(&gate_);
+  // Inactive: nothing is left to be written.
+  if (!inside.entered() || parts_ == nullptr) return status;
   // A failure stays with the dirty slices, and comes back from the flush that
   // must report it.
   parts_->image->rounds().write_back_if_crowded().IgnoreError();
