@@ -21,6 +21,7 @@ void Counts::add(const Counts& other) {
   }
   cancels_ += other.cancels_;
   withdrawn_ += other.withdrawn_;
+  refused_ += other.refused_;
 }
 
 std::string Counts::to_string() const {
@@ -36,6 +37,8 @@ std::string Counts::to_string() const {
   }
   absl::StrAppendFormat(&text, "  %-14s%12d, of which %d were withdrawn\n",
                         "cancel", cancels_.load(), withdrawn_.load());
+  absl::StrAppendFormat(&text, "  %-14s%12d\n", "out of range",
+                        refused_.load());
   return text;
 }
 

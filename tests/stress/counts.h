@@ -32,6 +32,8 @@ class Counts {
   void note(Operation operation, Mode mode) { ++at(operation, mode); }
   void note_cancel() { ++cancels_; }
   void note_withdrawn() { ++withdrawn_; }
+  // For a range that the disk did not have.
+  void note_refused() { ++refused_; }
 
   uint64_t withdrawn() const { return withdrawn_; }
 
@@ -49,6 +51,7 @@ class Counts {
       counts_{};
   std::atomic<uint64_t> cancels_{0};
   std::atomic<uint64_t> withdrawn_{0};
+  std::atomic<uint64_t> refused_{0};
 };
 
 }  // namespace spindle::testing

@@ -126,7 +126,12 @@ absl::StatusOr<std::unique_ptr<BlockDevice>> StressImage::open(
 }
 
 absl::StatusOr<std::vector<uint8_t>> StressImage::verify(BlockDevice& device) {
-  std::vector<uint8_t> content(variant_.length_bytes);
+  if (device.length_bytes() != model_->length_bytes()) {
+    return absl::DataLossError(absl::StrCat("the disk has ",
+                                            device.length_bytes(), " bytes of ",
+                                            model_->length_bytes()));
+  }
+  std::vector<uint8_t> content(device.length_bytes());
   const size_t piece = std::min<size_t>(content.size(), 1 << 20);
   for (size_t offset = 0; offset < content.size(); offset += piece) {
     const size_t length = std::min(piece, content.size() - offset);

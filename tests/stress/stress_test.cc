@@ -153,7 +153,7 @@ struct Share {
 
 // One life of the device: open, work, verify, close, judge.
 void run_once(StressImage* image, const StressVariant& variant, uint64_t seed,
-              Share share, Counts* total) {
+              bool has_bitmaps, Share share, Counts* total) {
   const std::unique_ptr<Executor> executor =
       make_executor({.width = 8, .name = "stress", .interleaving_seed = seed});
   BlockDeviceOptions options;
@@ -165,14 +165,23 @@ void run_once(StressImage* image, const StressVariant& variant, uint64_t seed,
 
   auto before = image->verify(**device);
   ASSERT_TRUE(before.ok()) << before.status();
-  Maintenance maintenance(device->get(), seed, *std::move(before));
-  const absl::Status started = maintenance.start();
+  Maintenance maintenance(
+      device->get(), &image->model(), [&] { return image->verify(**device); },
+      {.seed = seed,
+       .shortest_bytes = variant.length_bytes / 2,
+       .longest_bytes = 2 * variant.length_bytes,
+       .length_unit_bytes = variant.format == "raw" ? uint64_t{1} : 512,
+       .has_bitmaps = has_bitmaps});
+  const absl::Status started = maintenance.start(*std::move(before));
   ASSERT_TRUE(started.ok()) << started;
 
   WorkloadOptions workload_options;
   workload_options.seed = seed;
   workload_options.most_sectors = variant.most_sectors;
-  workload_options.meanwhile = [&] { return maintenance.step(); };
+  workload_options.longest_bytes = 2 * variant.length_bytes;
+  workload_options.meanwhile = [&](Workload* workload) {
+    return maintenance.step(workload);
+  };
   BlockDriver& driver = (*device)->driver();
   if (driver.capabilities().has(Capability::kWriteCompressed)) {
     workload_options.cluster_bytes =
@@ -193,9 +202,8 @@ void run_once(StressImage* image, const StressVariant& variant, uint64_t seed,
   ASSERT_TRUE(content.ok()) << content.status();
   const absl::Status sound = maintenance.judge(*content);
   ASSERT_TRUE(sound.ok()) << sound;
-  std::printf("%s: %d snapshots, %d changes of bitmaps\n", variant.name.c_str(),
-              static_cast<int>(maintenance.snapshots()),
-              static_cast<int>(maintenance.bitmap_changes()));
+  std::printf("%s: %s\n", variant.name.c_str(),
+              maintenance.done().to_string().c_str());
   ASSERT_TRUE((*device)->close().ok());
   device->reset();
   const absl::Status judged = image->judge(*content);
@@ -225,7 +233,8 @@ TEST(Stress, EveryByteIsExplained) {
     auto image = StressImage::create(variant);
     ASSERT_TRUE(image.ok()) << image.status();
     for (size_t life = 0; life < kLives && !HasFatalFailure(); ++life) {
-      run_once(image->get(), variant, seed + 1000 * life, share, &counts);
+      run_once(image->get(), variant, seed + 1000 * life,
+               /*has_bitmaps=*/(seed + life) % 2 == 0, share, &counts);
     }
     std::printf("%s:\n%s", variant.name.c_str(), counts.to_string().c_str());
     std::fflush(stdout);

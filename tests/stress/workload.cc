@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <functional>
 #include <memory>
 #include <random>
 #include <thread>
@@ -9,7 +10,10 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "engine/checked_math.h"
 #include "engine/io_vector.h"
 #include "engine/sector.h"
@@ -28,6 +32,11 @@ struct Workload::Request {
   IoVector qiov;
   ModelDisk::Read read;         // of reads
   ModelDisk::ChangeRef change;  // of changes
+  // When its submission began, and when it was over (0: not yet), on the clock
+  // of the model's length.
+  uint64_t submitting = 0;
+  std::shared_ptr<std::atomic<uint64_t>> submitted =
+      std::make_shared<std::atomic<uint64_t>>(0);
 };
 
 namespace {
@@ -53,6 +62,17 @@ Operation choose_operation(Random& random) {
   return Operation::kRead;
 }
 
+bool is_by_byte(Operation operation) {
+  return operation == Operation::kPread || operation == Operation::kPwrite;
+}
+
+// Where requests of a disk may end: those by the sector at the end of its last,
+// partial one.
+uint64_t limit_of(Operation operation, uint64_t length_bytes) {
+  return is_by_byte(operation) ? length_bytes
+                               : align_up(length_bytes, kSectorSizeBytes);
+}
+
 ByteRange choose_range(Random& random, Operation operation,
                        uint64_t length_bytes, uint64_t most_sectors) {
   if (operation == Operation::kFlush) return {};
@@ -64,12 +84,12 @@ ByteRange choose_range(Random& random, Operation operation,
   const uint64_t space = random() % 2 == 0 ? length_bytes : length_bytes / 8;
   uint64_t offset = random() % space;
   uint64_t length = 1 + random() % most;
-  if (operation != Operation::kPread && operation != Operation::kPwrite) {
+  if (!is_by_byte(operation)) {
     offset = offset / kSectorSizeBytes * kSectorSizeBytes;
     length =
         (length + kSectorSizeBytes - 1) / kSectorSizeBytes * kSectorSizeBytes;
   }
-  return {offset, std::min(length, length_bytes - offset)};
+  return {offset, std::min(length, limit_of(operation, length_bytes) - offset)};
 }
 
 // Whole clusters, four at most.
@@ -105,14 +125,17 @@ class Workload::Worker {
 
   // With threads: until the workload stops.
   void run() {
+    ++workload_.workers_;
     while (!workload_.stop_ && !workload_.failed()) {
+      if (workload_.paused_) wait_until_alone_is_over();
       step();
       if (random_() % 4 == 0) workload_.reap(0, absl::ZeroDuration());
       while (in_flight_ >= static_cast<int>(workload_.options_.depth)) {
         workload_.reap(1, absl::Milliseconds(2));
       }
     }
-    while (in_flight_ > 0) workload_.reap(1, absl::Milliseconds(2));
+    finish_all();
+    --workload_.workers_;
   }
 
   // Without: one choice at random; what else may happen is the caller's.
@@ -134,17 +157,34 @@ class Workload::Worker {
   Random& random() { return random_; }
 
  private:
+  void finish_all() {
+    while (in_flight_ > 0) workload_.reap(1, absl::Milliseconds(2));
+  }
+  void wait_until_alone_is_over() {
+    finish_all();
+    ++workload_.waiting_workers_;
+    while (workload_.paused_) absl::SleepFor(absl::Microseconds(200));
+    --workload_.waiting_workers_;
+  }
+
+  // Now and then one that the disk does not have, or not yet.
+  uint64_t choose_length() {
+    const uint64_t longest = workload_.options_.longest_bytes;
+    return longest != 0 && random_() % 16 == 0
+               ? longest
+               : workload_.model_->length_bytes();
+  }
   std::unique_ptr<Request> make_request() {
     auto request = std::make_unique<Request>();
     request->operation = choose_operation(random_);
     request->mode = static_cast<Mode>(random_() % kModeCount);
-    request->range = choose_range(random_, request->operation,
-                                  workload_.model_->length_bytes(),
+    const uint64_t length = choose_length();
+    request->range = choose_range(random_, request->operation, length,
                                   workload_.options_.most_sectors);
     if (request->operation == Operation::kWriteCompressed && compresses()) {
       request->range =
           widen_to_clusters(request->range, workload_.options_.cluster_bytes,
-                            workload_.model_->length_bytes());
+                            limit_of(request->operation, length));
     }
     request->in_flight = &in_flight_;
     if (is_read(request->operation) || is_write(request->operation)) {
@@ -152,6 +192,7 @@ class Workload::Worker {
       request->qiov = choose_segments(random_, request->memory);
     }
     begin_in_model(request.get());
+    request->submitting = workload_.model_->length().now();
     ++in_flight_;
     return request;
   }
@@ -223,6 +264,7 @@ class Workload::Worker {
 
   void submit(Request* request) {
     // The request may be gone as soon as it was submitted.
+    const std::shared_ptr<std::atomic<uint64_t>> submitted = request->submitted;
     if (request->mode == Mode::kQueue) {
       remember(submit_with(request, reinterpret_cast<uint64_t>(request)));
     } else {
@@ -233,6 +275,7 @@ class Workload::Worker {
             workload.finish(request, status);
           })));
     }
+    *submitted = workload_.model_->length().now();
   }
 
   template <typename Finish>
@@ -315,35 +358,96 @@ void Workload::fail(const std::string& what) {
   failed_ = true;
 }
 
+std::vector<uint64_t> Workload::lengths_of(const Request& request) const {
+  const ModelLength& length = model_->length();
+  const uint64_t submitted = *request.submitted;
+  return length.possible(request.submitting,
+                         submitted != 0 ? submitted : length.now());
+}
+
+std::string Workload::judge_length(const Request& request,
+                                   const absl::Status& status,
+                                   const std::vector<uint64_t>& lengths) const {
+  if (request.operation == Operation::kFlush) {
+    return status.ok() ? "" : status.ToString();
+  }
+  const uint64_t end = request.range.end();
+  const auto any = [&](auto holds) {
+    return std::any_of(lengths.begin(), lengths.end(), holds);
+  };
+  const auto fits = [&](uint64_t length) {
+    return end <= limit_of(request.operation, length);
+  };
+  // What ended with the disk would no longer be whole clusters.
+  const auto is_ragged = [&](uint64_t length) {
+    return request.operation == Operation::kWriteCompressed &&
+           options_.cluster_bytes != 0 && end < length &&
+           !is_aligned(end, options_.cluster_bytes);
+  };
+  const bool is_right = status.ok()                  ? any(fits)
+                        : absl::IsOutOfRange(status) ? any(std::not_fn(fits))
+                        : absl::IsInvalidArgument(status) ? any(is_ragged)
+                                                          : false;
+  if (is_right) return "";
+  return absl::StrCat(status.ToString(), "; the disk's length was ",
+                      absl::StrJoin(lengths, " or "));
+}
+
+// Of the last, partial sector only what the disk has can be told; the rest
+// reads as zeroes.
+void Workload::judge_read(const Request& request,
+                          const std::vector<uint64_t>& lengths) {
+  const ByteRange range = request.range;
+  uint64_t end = range.end();
+  for (const uint64_t length : lengths) {
+    if (range.end() <= limit_of(request.operation, length))
+      end = std::min(end, length);
+  }
+  const uint64_t known = end - range.offset;
+  const absl::Span<const uint8_t> data(request.memory);
+  ModelDisk::Read read = request.read;
+  read.range.length = known;
+  const auto mismatch = model_->end_read(read, data.first(known));
+  if (mismatch) {
+    fail(absl::StrCat("read of [", range.offset, ", ", range.end(), "), byte ",
+                      mismatch->offset, " is ", mismatch->found, ": ",
+                      mismatch->explanation));
+  } else if (lengths.size() == 1 &&
+             std::any_of(data.begin() + static_cast<ptrdiff_t>(known),
+                         data.end(), [](uint8_t byte) { return byte != 0; })) {
+    fail(absl::StrCat("read of [", range.offset, ", ", range.end(),
+                      "): no zeroes behind the end, ", lengths.front()));
+  }
+}
+
 void Workload::finish(Request* request, const absl::Status& status) {
   const std::unique_ptr<Request> owner(request);
   const bool withdrawn = absl::IsCancelled(status);
+  const std::vector<uint64_t> lengths = lengths_of(*request);
   if (withdrawn) {
     ++cancelled_completions_;
-  } else if (!status.ok()) {
+  } else if (const std::string wrong = judge_length(*request, status, lengths);
+             !wrong.empty()) {
     fail(absl::StrCat("operation ", static_cast<int>(request->operation),
                       " of [", request->range.offset, ", ",
-                      request->range.end(), "): ", status.ToString()));
+                      request->range.end(), "): ", wrong));
   }
+  const bool refused =
+      absl::IsOutOfRange(status) || absl::IsInvalidArgument(status);
   if (is_read(request->operation)) {
     if (status.ok()) {
-      const auto mismatch = model_->end_read(request->read, request->memory);
-      if (mismatch) {
-        fail(absl::StrCat("read of [", request->range.offset, ", ",
-                          request->range.end(), "), byte ", mismatch->offset,
-                          " is ", mismatch->found, ": ",
-                          mismatch->explanation));
-      }
+      judge_read(*request, lengths);
     } else {
       model_->drop_read(request->read);
     }
   } else if (request->change != nullptr) {
     using Outcome = ModelDisk::Outcome;
-    model_->end(request->change, withdrawn     ? Outcome::kWithdrawn
-                                 : status.ok() ? Outcome::kDone
-                                               : Outcome::kFailed);
+    model_->end(request->change, withdrawn || refused ? Outcome::kWithdrawn
+                                 : status.ok()        ? Outcome::kDone
+                                                      : Outcome::kFailed);
   }
-  if (!withdrawn) counts_.note(request->operation, request->mode);
+  if (refused) counts_.note_refused();
+  if (!withdrawn && !refused) counts_.note(request->operation, request->mode);
   --*request->in_flight;
 }
 
@@ -364,13 +468,34 @@ size_t Workload::reap(size_t at_least, absl::Duration timeout) {
 
 void Workload::do_meanwhile() {
   if (!options_.meanwhile) return;
-  const absl::Status status = options_.meanwhile();
+  const absl::Status status = options_.meanwhile(this);
   if (!status.ok()) fail(absl::StrCat("meanwhile: ", status.ToString()));
+}
+
+absl::Status Workload::alone(absl::FunctionRef<absl::Status()> what) {
+  if (only_worker_ != nullptr) {
+    finish_without_threads(only_worker_);
+    return what();
+  }
+  paused_ = true;
+  while (waiting_workers_ < workers_) absl::SleepFor(absl::Microseconds(200));
+  const absl::Status status = what();
+  paused_ = false;
+  while (waiting_workers_ > 0) absl::SleepFor(absl::Microseconds(200));
+  return status;
+}
+
+void Workload::finish_without_threads(Worker* worker) {
+  while (!worker->is_idle()) {
+    (void)executor_->run_one();
+    reap(0, absl::ZeroDuration());
+  }
 }
 
 void Workload::run(const std::function<bool(const Counts& counts)>& enough) {
   if (executor_->width() == 0) {
     Worker worker(this, options_.seed);
+    only_worker_ = &worker;
     while (!failed() && !enough(counts_)) {
       const uint64_t choice = worker.random()() % 8;
       if (worker.random()() % 1024 == 0) do_meanwhile();
@@ -378,10 +503,8 @@ void Workload::run(const std::function<bool(const Counts& counts)>& enough) {
       if (choice >= 3 && choice < 7) (void)executor_->run_one();
       if (choice >= 6) reap(0, absl::ZeroDuration());
     }
-    while (!worker.is_idle()) {
-      (void)executor_->run_one();
-      reap(0, absl::ZeroDuration());
-    }
+    finish_without_threads(&worker);
+    only_worker_ = nullptr;
   } else {
     std::vector<std::unique_ptr<Worker>> workers;
     std::vector<std::thread> threads;

@@ -38,7 +38,8 @@ void stamp_content(uint64_t stamp, uint64_t offset, absl::Span<uint8_t> out) {
 ModelDisk::ModelDisk(Options options)
     : options_(std::move(options)),
       initial_(std::make_shared<Change>(0, ByteRange{0, options_.length_bytes},
-                                        true)) {
+                                        true)),
+      length_(options_.length_bytes) {
   initial_->complete = 1;
 }
 
@@ -70,6 +71,21 @@ ModelDisk::ChangeRef ModelDisk::begin(Source source, ByteRange range) {
   auto change =
       std::make_shared<Change>(source == Source::kStamp ? next_stamp_++ : 0,
                                range, source != Source::kBacking);
+  enter(change);
+  return change;
+}
+
+ModelDisk::ChangeRef ModelDisk::begin_replacement(
+    std::shared_ptr<const std::vector<uint8_t>> content) {
+  const ByteRange range{0, content->size()};
+  auto change =
+      std::make_shared<Change>(0, range, /*definite=*/true, std::move(content));
+  enter(change);
+  return change;
+}
+
+void ModelDisk::enter(const ChangeRef& change) {
+  const ByteRange range = change->range;
   change->submit = tick();
   const uint64_t oldest_read = horizon();
   for (uint64_t offset = range.offset; offset < range.end();) {
@@ -87,7 +103,6 @@ ModelDisk::ChangeRef ModelDisk::begin(Source source, ByteRange range) {
       offset = (sector + 1) * kSectorSizeBytes;
     }
   }
-  return change;
 }
 
 void ModelDisk::add_values(const ChangeRef& change, std::vector<Value>* values,
@@ -95,7 +110,9 @@ void ModelDisk::add_values(const ChangeRef& change, std::vector<Value>* values,
   if (values->empty()) values->push_back(initial_value());
   forget_replaced(values, horizon);
   Value value{.change = change,
-              .source = change->stamp != 0 ? Source::kStamp : Source::kZero,
+              .source = change->content != nullptr ? Source::kGiven
+                        : change->stamp != 0       ? Source::kStamp
+                                                   : Source::kZero,
               .first = first,
               .last = last};
   values->push_back(value);
@@ -221,6 +238,14 @@ void ModelDisk::content_of(const Value& value, uint64_t sector,
       return stamp_content(value.change->stamp, offset, absl::MakeSpan(*out));
     case Source::kZero:
       return out->fill(0);
+    case Source::kGiven: {
+      const std::vector<uint8_t>& bytes = *value.change->content;
+      out->fill(0);
+      const size_t length =
+          std::min<size_t>(out->size(), bytes.size() - offset);
+      std::memcpy(out->data(), bytes.data() + offset, length);
+      return;
+    }
   }
 }
 
@@ -329,7 +354,7 @@ std::string ModelDisk::explain(const std::vector<Value>& values,
     SectorBytes content;
     content_of(value, sector, &content);
     static constexpr const char* kNames[] = {"initial", "write", "zeroes",
-                                             "backing"};
+                                             "backing", "snapshot"};
     absl::StrAppend(
         &text, text.empty() ? "" : "; ", kNames[static_cast<int>(value.source)],
         " #", value.change->stamp, " of [", value.change->range.offset, ", ",

@@ -14,6 +14,10 @@
 //   discard               old, zeroes, or the backing content; never replaces
 //   failed change         old or new
 //   withdrawn change      never happened
+//   growth                a write-zeroes of what is gained: whatever was cut
+//                         off there before has gone
+//   shrink                nothing: what it cuts off cannot be read
+//   applied snapshot      a write of the whole disk, of content that is known
 //
 // Where nothing is in flight content is stable: what a read of a whole sector
 // has ruled out may not come back.
@@ -37,6 +41,7 @@
 #include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -45,6 +50,7 @@
 #include "absl/types/span.h"
 #include "engine/io_vector.h"
 #include "engine/sector.h"
+#include "tests/support/model_length.h"
 
 namespace spindle::testing {
 
@@ -93,12 +99,16 @@ class ModelDisk {
   ModelDisk(const ModelDisk&) = delete;
   ModelDisk& operator=(const ModelDisk&) = delete;
 
-  uint64_t length_bytes() const { return options_.length_bytes; }
+  // Changed by the caller, around each change of the disk's own.
+  ModelLength& length() { return length_; }
+  uint64_t length_bytes() const { return length_.newest(); }
 
-  // REQUIRES (all): the range lies within the disk.
   ChangeRef begin_write(ByteRange range);
   ChangeRef begin_write_zeroes(ByteRange range);
   ChangeRef begin_discard(ByteRange range);
+  // Makes the disk `content`, from its first byte on.
+  ChangeRef begin_replacement(
+      std::shared_ptr<const std::vector<uint8_t>> content);
   // Fills `memory` with what the write `change` writes.
   // REQUIRES: memory has the length of the write.
   static void fill(const Change& change, const IoVector& memory);
@@ -117,7 +127,7 @@ class ModelDisk {
 
  private:
   // What a byte may be, by where it comes from.
-  enum class Source : uint8_t { kInitial, kStamp, kZero, kBacking };
+  enum class Source : uint8_t { kInitial, kStamp, kZero, kBacking, kGiven };
   // One acceptable value of the bytes [first, last) of a sector.
   struct Value {
     ChangeRef change;
@@ -147,6 +157,7 @@ class ModelDisk {
   uint64_t horizon();
 
   ChangeRef begin(Source source, ByteRange range);
+  void enter(const ChangeRef& change);
   void add_values(const ChangeRef& change, std::vector<Value>* values,
                   uint16_t first, uint16_t last, uint64_t horizon);
   Value initial_value() const;
@@ -175,6 +186,7 @@ class ModelDisk {
 
   const Options options_;
   const ChangeRef initial_;
+  ModelLength length_;
   std::atomic<uint64_t> clock_{1};
   std::atomic<uint64_t> next_stamp_{1};
 
@@ -188,13 +200,19 @@ class ModelDisk {
 // One change, as the model remembers it.
 class ModelDisk::Change {
  public:
-  Change(uint64_t stamp, ByteRange range, bool definite)
-      : stamp(stamp), range(range), definite(definite) {}
+  Change(uint64_t stamp, ByteRange range, bool definite,
+         std::shared_ptr<const std::vector<uint8_t>> content = nullptr)
+      : stamp(stamp),
+        range(range),
+        definite(definite),
+        content(std::move(content)) {}
 
   const uint64_t stamp;
   const ByteRange range;
   // Replaces what was there before (not so a discard).
   const bool definite;
+  // Of a replacement; else null.
+  const std::shared_ptr<const std::vector<uint8_t>> content;
   // Drawn before the change is entered anywhere.
   uint64_t submit = 0;
   std::atomic<Outcome> outcome{Outcome::kDone};

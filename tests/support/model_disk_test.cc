@@ -69,6 +69,36 @@ TEST_F(ModelDiskTest, UntouchedDiskReadsAsItsInitialContent) {
       filled.end_read(filled.begin_read({512, 512}), zeroes_).has_value());
 }
 
+TEST_F(ModelDiskTest, AGrowthEndsWhatWasCutOff) {
+  const Bytes old = content(write(kSector));
+  const auto in_flight = model_.begin_write(kSector);
+  const auto growth = model_.begin_write_zeroes({0, 4 * 512});
+  EXPECT_TRUE(accepts(kSector, old)) << "not over yet";
+  model_.end(growth, Outcome::kDone);
+  EXPECT_FALSE(accepts(kSector, old)) << "it came back";
+  EXPECT_TRUE(accepts(kSector, zeroes_));
+  EXPECT_TRUE(accepts(kSector, content(in_flight)));
+  EXPECT_TRUE(accepts({3 * 512, 512}, zeroes_));
+}
+
+TEST_F(ModelDiskTest, AReplacementIsAWriteOfTheWholeDisk) {
+  const Bytes old = content(write(kSector));
+  auto bytes = std::make_shared<Bytes>(2 * kLength);
+  for (size_t i = 0; i < bytes->size(); ++i)
+    (*bytes)[i] = static_cast<uint8_t>(i % 251);
+  const auto change = model_.begin_replacement(bytes);
+  const ByteRange far{kLength + 100, 700};
+  const Bytes expected(bytes->begin() + static_cast<ptrdiff_t>(far.offset),
+                       bytes->begin() + static_cast<ptrdiff_t>(far.end()));
+  EXPECT_TRUE(accepts(kSector, old)) << "not over yet";
+  model_.end(change, Outcome::kDone);
+  EXPECT_FALSE(accepts(kSector, old));
+  EXPECT_TRUE(accepts(far, expected));
+  EXPECT_FALSE(accepts(far, Bytes(far.length, 0)));
+  const Bytes later = content(write(kSector));
+  EXPECT_TRUE(accepts(kSector, later));
+}
+
 TEST_F(ModelDiskTest, LostWriteAndStaleReadAreCaught) {
   const Bytes first = content(write(kSector));
   EXPECT_FALSE(accepts(kSector, zeroes_)) << "a lost write";
