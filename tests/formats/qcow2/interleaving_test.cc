@@ -12,6 +12,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -444,30 +445,47 @@ TEST_P(LostData, HolesAreNeverPunchedIntoClustersInUse) {
 }
 
 // Under both policies the file stays as small as what it holds.
-TEST_P(LostData, FillAndDiscardWithoutFlushDoNotGrowTheFile) {
+struct Geometry {
+  const char* name;
+  uint64_t cluster_bytes;
+  bool extended_l2;
+  // Header, refcount table and block, L1 table; and L2 tables.
+  uint64_t metadata_clusters;
+};
+class FillAndDiscard
+    : public ::testing::TestWithParam<std::tuple<const char*, Geometry>> {};
+INSTANTIATE_TEST_SUITE_P(
+    Geometries, FillAndDiscard,
+    ::testing::Combine(::testing::Values("lowest", "lazy"),
+                       ::testing::Values(Geometry{"Of4k", 4096, false, 5},
+                                         Geometry{"Of512", 512, false, 6},
+                                         Geometry{"Extended", 16384, true, 5})),
+    [](const auto& info) {
+      return std::string(std::get<0>(info.param)) +
+             std::get<1>(info.param).name;
+    });
+
+TEST_P(FillAndDiscard, WithoutFlushDoesNotGrowTheFile) {
+  const auto& [reuse, geometry] = GetParam();
   constexpr uint64_t kThreads = 16;
-  constexpr uint64_t kClustersEach = 8;
-  MemoryImageOptions options = image_options(GetParam());
-  options.size_bytes = kThreads * kClustersEach * kCluster;
+  const uint64_t each = 8 * geometry.cluster_bytes;
+  MemoryImageOptions options = image_options(reuse, geometry.cluster_bytes);
+  if (geometry.extended_l2) options.create["extended_l2"] = "on";
+  options.size_bytes = kThreads * each;
   MemoryImage image(options);
-  // Header, refcount table and block, L1 and L2 table.
-  const uint64_t metadata_bytes = 5 * kCluster;
   for (int round = 0; round < 100; ++round) {
     on_threads(kThreads, [&](int thread) {
-      const ByteRange mine{
-          static_cast<uint64_t>(thread) * kClustersEach * kCluster,
-          kClustersEach * kCluster};
+      const ByteRange mine{static_cast<uint64_t>(thread) * each, each};
       EXPECT_TRUE(image.write(mine, 1 + thread).ok());
     });
     on_threads(kThreads, [&](int thread) {
-      const ByteRange mine{
-          static_cast<uint64_t>(thread) * kClustersEach * kCluster,
-          kClustersEach * kCluster};
+      const ByteRange mine{static_cast<uint64_t>(thread) * each, each};
       EXPECT_TRUE(image.reads_as(mine, 1 + thread));
       EXPECT_TRUE(image.discard(mine).ok());
     });
     ASSERT_LE(image.memory().length_bytes(),
-              options.size_bytes + metadata_bytes)
+              options.size_bytes +
+                  geometry.metadata_clusters * geometry.cluster_bytes)
         << "in round " << round;
   }
   EXPECT_EQ(image.close_and_check(), absl::OkStatus());
