@@ -75,10 +75,11 @@ class Bitmaps {
   // Enters where they lie, for the overlap check; when the image has entered
   // its own structures.
   absl::Status enter_extents();
-  // Marks them in the file, durably, before the first write.
+  // Marks them in the file, durably, before the first write; also after a
+  // store() that failed, before the next.
   absl::Status mark_in_use();
   // Puts the bits into the file and clears the marks; afterwards mark_in_use()
-  // or nothing.  On error they stay marked, or are as they were in the file.
+  // or nothing.  On error they stay marked, as far as mark_in_use() says so.
   // REQUIRES: guest data and mappings are settled.
   absl::Status store();
 
@@ -146,6 +147,9 @@ class Bitmaps {
   bool entered_extents_ = false;
   // Why nothing can be changed any more.
   absl::Status broken_;
+  // Only if that is set: in the file they may count as stored, so the disk must
+  // not change any more.
+  bool may_be_unmarked_ = false;
   std::vector<Bitmap> bitmaps_;
   BitmapDirectory directory_;
   // Where that lies: whole clusters.

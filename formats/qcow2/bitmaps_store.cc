@@ -102,6 +102,7 @@ absl::Status Bitmaps::write_flags(const std::vector<BitmapEntry>& entries) {
 }
 
 absl::Status Bitmaps::mark_in_use() {
+  if (may_be_unmarked_) return broken_;
   const std::vector<BitmapEntry> old_entries = entries_in_file();
   std::vector<BitmapEntry> entries = old_entries;
   for (BitmapEntry& entry : entries) entry.flags |= kBitmapInUse;
@@ -213,7 +214,15 @@ absl::Status Bitmaps::store_in_place() {
   }
   if (entries == entries_in_file()) return absl::OkStatus();
   absl::Status status = write_flags(entries);
-  if (!status.ok()) return status;
+  if (!status.ok()) {
+    // Some may be clear by now; what is written from here on they would miss.
+    may_be_unmarked_ = !write_flags(entries_in_file()).ok();
+    if (may_be_unmarked_) {
+      broken_ = absl::FailedPreconditionError(absl::StrCat(
+          "the bitmap directory could not be written: ", status.message()));
+    }
+    return status;
+  }
   for (size_t i = 0; i < entries.size(); ++i)
     bitmaps_[i].entry = std::move(entries[i]);
   return status;
@@ -240,6 +249,8 @@ absl::Status Bitmaps::store_anew() {
   }
   if (status.ok()) status = switch_to(entries);
   if (!status.ok()) {
+    // The header may name the new directory, in which no bitmap is in use.
+    may_be_unmarked_ = !broken_.ok();
     for (const std::optional<BitmapPlace>& place : places) {
       if (place.has_value() && broken_.ok()) discard_bitmap(&image_, *place);
     }

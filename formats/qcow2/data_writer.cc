@@ -245,7 +245,12 @@ bool DataWriter::needs_first_write(L2Entry entry) const {
 }
 
 bool DataWriter::can_reuse_host(L2Entry entry) const {
-  // Writes to other subclusters of it may be on their way.
+  // With subclusters pins say too little: writes to others of the cluster's may
+  // be on their way.  None is needed for safety: this write holds the change of
+  // its subclusters until it has published, so whoever would drop the host
+  // cluster (a discard, a compressed write) waits for it; and a write from
+  // before the zeroes has its pin, without which nobody gets the cluster.  Such
+  // a write may show through what comes after it, for it is not over yet.
   if (image_.geometry().extended_l2) return entry.is_own();
   // A zero cluster that kept its host cluster gets its data there; but not
   // while a write from before the zeroes is on its way there, which would

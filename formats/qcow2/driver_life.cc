@@ -1,5 +1,6 @@
 // Qcow2Driver: reopening, inactivating, activating, closing.
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -8,6 +9,7 @@
 #include "engine/gate.h"
 #include "formats/qcow2/check.h"
 #include "formats/qcow2/driver_impl.h"
+#include "formats/qcow2/image_files.h"
 
 namespace spindle::qcow2 {
 
@@ -25,8 +27,7 @@ absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
   Image& image = *parts_->image;
   if (options.read_only) {
     absl::Status status = parts_->finish_writing();
-    if (!status.ok()) return status;
-    status = files_.reopen(options);
+    if (status.ok()) status = files_.reopen(options);
     // Where it cannot go on with bitmaps that follow, it does not write.
     const bool goes_on = !status.ok() && parts_->bitmaps.mark_in_use().ok();
     read_only_.store(!goes_on, std::memory_order_release);
@@ -56,8 +57,7 @@ absl::Status Qcow2Driver::inactivate() {
   if (parts_ == nullptr) return absl::OkStatus();
   absl::Status status;
   if (!read_only()) status = parts_->finish_writing();
-  if (!status.ok()) return status;
-  status = files_.inactivate();
+  if (status.ok()) status = files_.inactivate();
   // Still active, but only with bitmaps that follow.
   if (!status.ok() && (read_only() || parts_->bitmaps.mark_in_use().ok()))
     return status;
@@ -78,8 +78,11 @@ absl::Status Qcow2Driver::load_again() {
         "the backing file was '", header_.backing_filename, "' and is now '",
         header->backing_filename, "': the image must be opened anew"));
   }
+  // The caller's own name for it holds, whatever the image states.
+  const bool is_given =
+      options_.driver_options.count(std::string(kDataFileOption)) != 0;
   if (header->has_data_file() != header_.has_data_file() ||
-      header->data_filename() != header_.data_filename()) {
+      (!is_given && header->data_filename() != header_.data_filename())) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the data file was '", header_.data_filename(), "' and is now '",
         header->data_filename(), "': the image must be opened anew"));

@@ -399,18 +399,6 @@ TEST(DataFileLife, TheRawBitStaysWhenTheImageIsWritten) {
             kAutoclearDataFileRaw);
 }
 
-TEST(DataFileLife, ActivateReadsTheTablesAnew) {
-  DataImage image(kDiskBytes, options());
-  ASSERT_TRUE(write_fill(image.driver(), {0, kCluster}, 1).ok());
-  if (!image.driver().capabilities().has(Capability::kInactivate)) {
-    GTEST_SKIP() << "the memory driver has no locks to give up";
-  }
-  ASSERT_TRUE(image.driver().inactivate().ok());
-  EXPECT_FALSE(read_bytes(image.driver(), {0, 512}).ok());
-  ASSERT_TRUE(image.driver().activate().ok());
-  EXPECT_TRUE(reads_as(image.driver(), {0, kCluster}, 1));
-}
-
 // ---- Side by side -----------------------------------------------------------
 
 // Writers, zeroes and discards that meet in the same clusters: a raw data file

@@ -23,8 +23,8 @@ void require(const absl::Status& status, const char* what) {
 
 DataImage::DataImage(uint64_t size_bytes, OptionMap options)
     : data_filename_(temporary_path("data")),
-      file_(std::make_shared<MemoryDriver>()),
-      data_(std::make_shared<MemoryDriver>()),
+      file_(std::make_shared<LifeDriver>(/*read_only=*/false)),
+      data_(std::make_shared<LifeDriver>(/*read_only=*/false)),
       request_(std::make_shared<ChildRequest>()) {
   CreateOptions create;
   create.size_bytes = size_bytes;
@@ -55,6 +55,8 @@ absl::Status DataImage::open(bool read_only, OptionMap driver_options) {
   OpenOptions options;
   options.read_only = read_only;
   options.driver_options = std::move(driver_options);
+  file_->exchange_read_only(read_only);
+  data_->exchange_read_only(read_only);
   observed_file_ = std::make_shared<ObservingDriver>(file_);
   observed_data_ = std::make_shared<ObservingDriver>(data_);
   auto driver = qcow2::open_qcow2(observed_file_, options, context());
@@ -63,9 +65,18 @@ absl::Status DataImage::open(bool read_only, OptionMap driver_options) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::shared_ptr<BlockDriver>> DataImage::open_again() const {
+  OpenContext context;
+  context.open_child = [data = data_](const ChildRequest&)
+      -> absl::StatusOr<std::shared_ptr<BlockDriver>> { return data; };
+  return qcow2::open_qcow2(file_, {}, context);
+}
+
 absl::Status DataImage::close() {
   absl::Status status = driver_->close();
   driver_.reset();
+  file_->take_calls();
+  data_->take_calls();
   return status;
 }
 

@@ -12,10 +12,11 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "engine/block_driver.h"
 #include "engine/format.h"
+#include "tests/formats/qcow2/life_driver.h"
 #include "tests/formats/qcow2/memory_image.h"
-#include "tests/support/memory_driver.h"
 #include "tests/support/observing_driver.h"
 
 namespace spindle::testing {
@@ -29,11 +30,15 @@ class DataImage {
   BlockDriver& driver() { return *driver_; }
   ObservingDriver& file() { return *observed_file_; }
   ObservingDriver& data() { return *observed_data_; }
-  MemoryDriver& file_memory() { return *file_; }
-  MemoryDriver& data_memory() { return *data_; }
+  LifeDriver& file_memory() { return *file_; }
+  LifeDriver& data_memory() { return *data_; }
+  const LifeDriver& file_memory() const { return *file_; }
+  const LifeDriver& data_memory() const { return *data_; }
 
   absl::Status open(bool read_only = false, OptionMap driver_options = {});
   absl::Status close();
+  // Another driver over the same files, as if it were in another process.
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_again() const;
   // What the embedder answers when the image names its data file.
   OpenContext context() const;
   // The name that the image states.  There is an empty file of that name, for
@@ -48,8 +53,8 @@ class DataImage {
 
  private:
   const std::string data_filename_;
-  const std::shared_ptr<MemoryDriver> file_;
-  const std::shared_ptr<MemoryDriver> data_;
+  const std::shared_ptr<LifeDriver> file_;
+  const std::shared_ptr<LifeDriver> data_;
   const std::shared_ptr<ChildRequest> request_;
   std::shared_ptr<ObservingDriver> observed_file_;
   std::shared_ptr<ObservingDriver> observed_data_;

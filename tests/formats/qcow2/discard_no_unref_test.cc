@@ -18,6 +18,7 @@
 #include "tests/formats/qcow2/data_image.h"
 #include "tests/formats/qcow2/memory_image.h"
 #include "tests/formats/qcow2/open_image.h"
+#include "tests/support/memory_driver.h"
 #include "tests/support/qemu_tools.h"
 
 namespace spindle::testing {

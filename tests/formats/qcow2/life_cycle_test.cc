@@ -25,6 +25,7 @@
 #include "engine/sector.h"
 #include "formats/qcow2/qcow2_driver.h"
 #include "formats/raw/file_driver.h"
+#include "tests/formats/qcow2/life_driver.h"
 #include "tests/formats/qcow2/memory_image.h"
 #include "tests/formats/qcow2/open_image.h"
 #include "tests/support/memory_driver.h"
@@ -34,8 +35,10 @@
 namespace spindle::qcow2 {
 namespace {
 
+using testing::Calls;
 using testing::check_image_bytes;
 using testing::Leaks;
+using testing::LifeDriver;
 using testing::MemoryDriver;
 using testing::ObservingDriver;
 using testing::qemu_image_bytes;
@@ -48,53 +51,6 @@ constexpr uint64_t kMib = uint64_t{1} << 20;
 constexpr uint64_t kCluster = 65536;
 // Not an access: the file's own call fails.
 constexpr Purpose kOfTheFile = Purpose::kProbe;
-using Calls = std::vector<std::string>;
-
-// A file in memory that can be reopened and inactivated, notes those calls, and
-// fails the one that it is told to.
-class LifeDriver final : public MemoryDriver {
- public:
-  explicit LifeDriver(bool read_only)
-      : MemoryDriver(options()), read_only_(read_only) {}
-
-  bool read_only() const override { return read_only_; }
-  absl::Status reopen(const ReopenOptions& options) override {
-    absl::Status status =
-        note(options.read_only ? "reopen for reading" : "reopen for writing");
-    if (status.ok()) read_only_ = options.read_only;
-    return status;
-  }
-  absl::Status inactivate() override {
-    absl::SleepFor(inactivate_delay);
-    return note("inactivate");
-  }
-  absl::Status activate() override { return note("activate"); }
-  absl::Status close() override { return note("close"); }
-
-  void fail_next(const std::string& call) { failing_ = call; }
-  bool exchange_read_only(bool value) { return read_only_.exchange(value); }
-  Calls take_calls() { return std::exchange(calls_, {}); }
-
-  absl::Duration inactivate_delay = absl::ZeroDuration();
-
- private:
-  static Options options() {
-    Options options;
-    options.capabilities.add(Capability::kReopen);
-    options.capabilities.add(Capability::kInactivate);
-    return options;
-  }
-  absl::Status note(const std::string& call) {
-    calls_.push_back(call);
-    if (call != failing_) return absl::OkStatus();
-    failing_.clear();
-    return errno_status(EIO, call);
-  }
-
-  std::atomic<bool> read_only_;
-  Calls calls_;
-  std::string failing_;
-};
 
 struct Life {
   explicit Life(const std::string& bytes, bool read_only = false,

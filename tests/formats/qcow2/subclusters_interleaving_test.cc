@@ -9,6 +9,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/io_vector.h"
+#include "engine/sector.h"
 #include "gtest/gtest.h"
 #include "tests/formats/qcow2/memory_image.h"
 
@@ -246,6 +248,99 @@ TEST(Subclusters, AWriteAfterADiscardFindsANewCluster) {
   EXPECT_TRUE(image.reads_as(sub(0, 5), 0));
   EXPECT_TRUE(image.reads_as(sector(8, 0), 4));
   EXPECT_TRUE(image.reads_as(sector(8, 1), 0));
+  expect_good(&image);
+}
+
+// ---- Zeroed subclusters and their host cluster ------------------------------
+
+// Takes what it can get: tables and data of other guest clusters.
+void take_clusters(MemoryImage* image) {
+  for (uint64_t i = 2; i < 8; ++i)
+    EXPECT_TRUE(image->write({i * kCluster, kCluster}, 40 + i).ok());
+}
+void expect_taken(MemoryImage* image) {
+  for (uint64_t i = 2; i < 8; ++i)
+    EXPECT_TRUE(image->reads_as({i * kCluster, kCluster}, 40 + i));
+}
+
+// Whoever would free the host cluster waits for a write into a subcluster that
+// was zeroed; it cannot land in a cluster that has become somebody else's.
+TEST(SubclustersZeroed, AWriteOnItsWayKeepsTheHostCluster) {
+  const std::function<absl::Status(MemoryImage*)> drops[] = {
+      [](MemoryImage* image) { return image->discard({0, kCluster}); },
+      [](MemoryImage* image) {
+        return image->driver().write_zeroes({0, kCluster}, {.may_unmap = true});
+      },
+      [](MemoryImage* image) {
+        std::string bytes(kCluster, 9);
+        return image->driver().write_compressed(
+            IoVector(bytes.data(), bytes.size()), Sector(0));
+      }};
+  for (const auto& drop : drops) {
+    MemoryImage image(image_options(/*with_backing=*/true));
+    ASSERT_TRUE(image.write({0, kCluster}, 1).ok());
+    ASSERT_TRUE(image.driver().write_zeroes(sub(3), {}).ok());
+    ASSERT_TRUE(image.flush().ok());
+    const auto host = image.host_of(0);
+    StoppedWrite write = stopped_write(&image, sector(3, 1), 2);
+    auto dropped = in_background([&] { return drop(&image); });
+    EXPECT_TRUE(waits(dropped));
+    EXPECT_TRUE(image.flush().ok());
+    take_clusters(&image);
+    for (uint64_t i = 2; i < 8; ++i)
+      EXPECT_NE(image.host_of(i * kCluster), host);
+    EXPECT_TRUE(write.finish().ok());
+    EXPECT_TRUE(dropped.get().ok());
+    EXPECT_TRUE(image.flush().ok());
+    expect_taken(&image);
+    expect_good(&image);
+  }
+}
+
+// A write from before the zeroes goes on after them, after a new write to the
+// same subcluster, and after the discard of the whole cluster.
+TEST(SubclustersZeroed, AWriteFromBeforeKeepsTheHostCluster) {
+  MemoryImage image(image_options(/*with_backing=*/true));
+  ASSERT_TRUE(image.write({0, kCluster}, 1).ok());
+  ASSERT_TRUE(image.flush().ok());
+  const auto host = image.host_of(0);
+  const auto stop = image.file().stop_at({.purpose = Purpose::kWriteAio});
+  auto early = in_background([&] { return image.write(sector(3, 0), 2); });
+  stop->wait_until_reached();
+  ASSERT_TRUE(image.driver().write_zeroes(sub(3), {}).ok());
+  ASSERT_TRUE(image.write(sector(3, 1), 3).ok());
+  EXPECT_TRUE(image.reads_as(sector(3, 0), 0));
+  EXPECT_EQ(image.host_of(3 * kSub), *host + 3 * kSub);
+  ASSERT_TRUE(image.discard({0, kCluster}).ok());
+  ASSERT_TRUE(image.flush().ok());
+  take_clusters(&image);
+  ASSERT_TRUE(image.flush().ok());
+  for (uint64_t i = 2; i < 8; ++i) EXPECT_NE(image.host_of(i * kCluster), host);
+  stop->resume();
+  EXPECT_TRUE(early.get().ok());
+  expect_taken(&image);
+  EXPECT_TRUE(image.reads_as({0, kCluster}, 0));
+  expect_good(&image);
+}
+
+// The same without subclusters: a zero cluster that kept its host cluster.
+TEST(ZeroAllocated, AWriteOnItsWayKeepsTheHostCluster) {
+  MemoryImageOptions options = image_options(/*with_backing=*/true);
+  options.create["extended_l2"] = "off";
+  MemoryImage image(options);
+  ASSERT_TRUE(image.write({0, kCluster}, 1).ok());
+  ASSERT_TRUE(image.driver().write_zeroes({0, kCluster}, {}).ok());
+  ASSERT_TRUE(image.flush().ok());
+  StoppedWrite write = stopped_write(&image, sector(3, 1), 2);
+  auto dropped = in_background([&] { return image.discard({0, kCluster}); });
+  EXPECT_TRUE(waits(dropped));
+  EXPECT_TRUE(image.flush().ok());
+  take_clusters(&image);
+  EXPECT_TRUE(write.finish().ok());
+  EXPECT_TRUE(dropped.get().ok());
+  EXPECT_TRUE(image.flush().ok());
+  expect_taken(&image);
+  EXPECT_TRUE(image.reads_as({0, kCluster}, 0));
   expect_good(&image);
 }
 
