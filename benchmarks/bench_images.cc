@@ -66,6 +66,29 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_driver(
   return opener.open(image.path, image.format, options);
 }
 
+absl::StatusOr<HostPlaces> host_places(const testing::ImageFile& image,
+                                       uint64_t piece_bytes) {
+  auto driver = open_driver(image, /*read_only=*/true);
+  if (!driver.ok()) return driver.status();
+  HostPlaces places{piece_bytes, {}};
+  const uint64_t end = (*driver)->length_bytes();
+  for (uint64_t offset = 0; offset < end;) {
+    const absl::StatusOr<BlockStatus> status = (*driver)->block_status(
+        {offset, end - offset}, BlockStatusScope::kThisLayer);
+    if (!status.ok()) return status.status();
+    if (!status->host_offset.has_value() || status->length % piece_bytes != 0) {
+      return absl::InternalError(absl::StrCat(
+          image.path, " holds no plain data at guest offset ", offset));
+    }
+    for (uint64_t at = 0; at < status->length; at += piece_bytes)
+      places.offsets.push_back(*status->host_offset + at);
+    offset += status->length;
+  }
+  const absl::Status closed = (*driver)->close();
+  if (!closed.ok()) return closed;
+  return places;
+}
+
 OpenDevice::OpenDevice(std::unique_ptr<CompletionQueue> queue,
                        std::unique_ptr<BlockDevice> device)
     : queue_(std::move(queue)), device_(std::move(device)) {}

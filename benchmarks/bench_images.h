@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "benchmarks/offsets.h"
 #include "engine/block_device.h"
 #include "engine/block_driver.h"
 #include "engine/completion_queue.h"
@@ -55,6 +56,11 @@ class FreshImage {
 
 absl::StatusOr<std::shared_ptr<BlockDriver>> open_driver(
     const testing::ImageFile& image, bool read_only);
+
+// Where `image`, which is full of data, holds each `piece_bytes` of its disk; a
+// piece must lie within a cluster.
+absl::StatusOr<HostPlaces> host_places(const testing::ImageFile& image,
+                                       uint64_t piece_bytes);
 
 struct DeviceChoice {
   bool read_only = true;

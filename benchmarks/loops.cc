@@ -57,12 +57,12 @@ class FileDescriptor {
   const int fd_;
 };
 
-bool transfer_loop(int fd, const Workload& work, uint64_t first,
-                   uint64_t stride) {
+bool transfer_loop(int fd, const Workload& work, const HostPlaces& places,
+                   uint64_t first, uint64_t stride) {
   const Buffer buffer = make_buffer(work.request_bytes);
   const iovec segment{buffer.get(), work.request_bytes};
   for (uint64_t i = first; i < work.requests; i += stride) {
-    const auto offset = static_cast<off_t>(work.offset(i));
+    const auto offset = static_cast<off_t>(places.of(work.offset(i)));
     const ssize_t bytes = work.writes ? ::pwritev(fd, &segment, 1, offset)
                                       : ::preadv(fd, &segment, 1, offset);
     if (bytes != work.request_bytes) return false;
@@ -73,7 +73,8 @@ bool transfer_loop(int fd, const Workload& work, uint64_t first,
 }  // namespace
 
 absl::StatusOr<double> bare_transfers(const std::string& path,
-                                      const Workload& work, size_t threads) {
+                                      const Workload& work, size_t threads,
+                                      const HostPlaces& places) {
   const FileDescriptor file(path, work.writes);
   if (file.get() < 0)
     return errno_status(errno, absl::StrCat("open of ", path));
@@ -81,10 +82,11 @@ absl::StatusOr<double> bare_transfers(const std::string& path,
   std::vector<std::thread> others;
   const Clock::time_point begin = Clock::now();
   for (size_t i = 1; i < threads; ++i) {
-    others.emplace_back(
-        [&, i] { good = transfer_loop(file.get(), work, i, threads) && good; });
+    others.emplace_back([&, i] {
+      good = transfer_loop(file.get(), work, places, i, threads) && good;
+    });
   }
-  good = transfer_loop(file.get(), work, 0, threads) && good;
+  good = transfer_loop(file.get(), work, places, 0, threads) && good;
   for (std::thread& other : others) other.join();
   const double result = per_second(work.requests, begin);
   // Who writes next finds clean pages, as after the others, which close.

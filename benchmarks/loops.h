@@ -16,10 +16,11 @@
 
 namespace spindle::benchmarks {
 
-// `threads` threads read or write the file `path`; the i-th request is thread
-// (i % threads)'s.
+// `threads` threads read or write the file `path` at `places`; the i-th request
+// is thread (i % threads)'s.
 absl::StatusOr<double> bare_transfers(const std::string& path,
-                                      const Workload& work, size_t threads);
+                                      const Workload& work, size_t threads,
+                                      const HostPlaces& places = {});
 
 absl::StatusOr<double> driver_reads(BlockDriver& driver, const Workload& work);
 absl::StatusOr<double> device_reads(BlockDevice& device, const Workload& work);

@@ -1,11 +1,12 @@
 // The requests that `qemu-img bench` makes: it begins at -o, goes on by -S and
 // wraps at the end of the image.  Our loops use the same ones.
 //
-// Thread safety: a value.
+// Thread safety: values.
 #ifndef SPINDLE_BENCHMARKS_OFFSETS_H_
 #define SPINDLE_BENCHMARKS_OFFSETS_H_
 
 #include <cstdint>
+#include <vector>
 
 namespace spindle::benchmarks {
 
@@ -47,6 +48,18 @@ inline Workload writes_in_order(uint64_t image_bytes, uint64_t step_bytes) {
           .requests = image_bytes / step_bytes,
           .writes = true};
 }
+
+// Where a file holds what the requests ask for: itself, or an image's mapping.
+struct HostPlaces {
+  uint64_t piece_bytes = 0;
+  // One for each piece of the guest's disk; none: the guest's offsets.
+  std::vector<uint64_t> offsets;
+
+  uint64_t of(uint64_t guest_offset) const {
+    if (offsets.empty()) return guest_offset;
+    return offsets[guest_offset / piece_bytes] + guest_offset % piece_bytes;
+  }
+};
 
 }  // namespace spindle::benchmarks
 
