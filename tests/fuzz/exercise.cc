@@ -28,6 +28,7 @@ namespace {
 // Bounds on what one input may cost.
 constexpr int kMaxMapSteps = 64;
 constexpr uint64_t kMaxTransferBytes = uint64_t{64} << 10;
+constexpr uint64_t kMaxGrowthBytes = uint64_t{1} << 20;
 // A check walks what the file holds many times over.
 constexpr uint64_t kMaxCheckedBytes = uint64_t{1} << 20;
 
@@ -80,8 +81,11 @@ void repair(absl::string_view image) {
 
 class Guest {
  public:
-  explicit Guest(BlockDriver& driver)
+  // `sound`: no structure lies in another's place, so that none is lost when
+  // one changes.
+  Guest(BlockDriver& driver, bool sound)
       : driver_(driver),
+        sound_(sound),
         end_(align_down(driver.length_bytes(), kSectorSizeBytes)) {}
 
   void look();
@@ -104,9 +108,18 @@ class Guest {
   void must_read_as(ByteRange range, uint8_t fill);
   void use_snapshots(uint8_t place);
   void use_bitmaps(uint8_t place);
+  void resize(uint8_t place);
+  void use_vmstate(uint8_t place);
+  void amend(uint8_t place);
+  void learn_length() {
+    end_ = align_down(driver_.length_bytes(), kSectorSizeBytes);
+  }
+  // The first bytes of the disk, or why they cannot be read.
+  std::string head();
 
   BlockDriver& driver_;
-  const uint64_t end_;
+  const bool sound_;
+  uint64_t end_;
 };
 
 // As a guest that looks at what is where, and reads it.
@@ -170,6 +183,7 @@ void Guest::use_snapshots(uint8_t place) {
   const absl::Status status =
       place % 2 == 0 ? driver_.apply_snapshot(id) : driver_.delete_snapshot(id);
   status.IgnoreError();
+  learn_length();
 }
 
 void Guest::use_bitmaps(uint8_t place) {
@@ -193,6 +207,61 @@ void Guest::use_bitmaps(uint8_t place) {
                             : driver_.enable_bitmap(name, place % 16 == 7);
   }
   status.IgnoreError();
+}
+
+std::string Guest::head() {
+  std::string bytes(std::min(kMaxTransferBytes, end_), '\x5a');
+  const absl::Status read =
+      driver_.read(IoVector(bytes.data(), bytes.size()), Sector(0));
+  return read.ok() ? bytes : read.ToString();
+}
+
+void Guest::resize(uint8_t place) {
+  const uint64_t before = end_;
+  const std::string kept = head();
+  const uint64_t wanted =
+      std::min(end_ / 8 * (place % 16), end_ + kMaxGrowthBytes);
+  const absl::Status status = driver_.resize(
+      align_down(wanted, kSectorSizeBytes),
+      place % 32 < 16 ? Preallocation::kOff : Preallocation::kMetadata);
+  learn_length();
+  const std::string now = head();
+  if (!status.ok()) {
+    require(end_ == before, "a resize that failed left the length alone");
+  } else if (sound_ && end_ > before) {
+    must_read_as({before, std::min(end_ - before, kMaxTransferBytes)}, 0);
+    require(now.substr(0, kept.size()) == kept,
+            "a longer disk begins as before");
+  }
+}
+
+void Guest::use_vmstate(uint8_t place) {
+  const uint64_t position = uint64_t{place} % 16 * 1000;
+  std::string state(600, static_cast<char>(place));
+  if (!driver_.write_vmstate(IoVector(state.data(), state.size()), position)
+           .ok() ||
+      !sound_) {
+    return;
+  }
+  std::string found(state.size(), '\0');
+  const absl::Status read =
+      driver_.read_vmstate(IoVector(found.data(), found.size()), position);
+  require(read.ok() && found == state, "a saved state is read back");
+}
+
+void Guest::amend(uint8_t place) {
+  static const OptionMap* const kChanges = new OptionMap[]{
+      {{"compat", "0.10"}},       {{"compat", "1.1"}},
+      {{"refcount_bits", "64"}},  {{"refcount_bits", "16"}},
+      {{"refcount_bits", "1"}},   {{"refcount_bits", "2"}},
+      {{"lazy_refcounts", "on"}}, {{"lazy_refcounts", "off"}},
+  };
+  const std::string before = head();
+  AmendOptions options;
+  options.changes = kChanges[place % 8];
+  const absl::Status status = driver_.amend(options);
+  if (status.ok() && sound_)
+    require(head() == before, "amending leaves the disk as it was");
 }
 
 void Guest::run(uint8_t operation, uint8_t place) {
@@ -234,7 +303,15 @@ void Guest::run(uint8_t operation, uint8_t place) {
       }
       return;
     default:
-      driver_.flush().IgnoreError();
+      if (place < 64) {
+        driver_.flush().IgnoreError();
+      } else if (place < 128) {
+        resize(place);
+      } else if (place < 192) {
+        use_vmstate(place);
+      } else {
+        amend(place);
+      }
   }
 }
 
@@ -264,7 +341,7 @@ void exercise_image(absl::string_view image,
                           options, context());
     if (driver.ok()) {
       static_cast<void>((*driver)->info());
-      Guest(**driver).look();
+      Guest(**driver, is_sound(before)).look();
       (*driver)->close().IgnoreError();
     }
   }
@@ -279,7 +356,7 @@ void exercise_image(absl::string_view image,
             "an image that is refused is as it was");
     return;
   }
-  Guest guest(**driver);
+  Guest guest(**driver, is_sound(before));
   for (size_t i = 0; i + 1 < program.size(); i += 2)
     guest.run(program[i], program[i + 1]);
   guest.look();
