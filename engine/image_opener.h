@@ -41,7 +41,8 @@ class ImageOpener {
 
   ImageOpener(DriverRegistry registry, Policy policy);
 
-  // Opens `filename` as `format`.  An empty format means "guess", and is an
+  // Opens `filename` as `format`; where the registry has blkdebug, also the
+  // name "blkdebug:CONFIG:FILENAME".  An empty format means "guess", and is an
   // error unless the policy allows it.  The name of a protocol ("file",
   // "host_device") stands for the bare storage, without a format.
   absl::StatusOr<std::shared_ptr<BlockDriver>> open(

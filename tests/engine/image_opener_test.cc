@@ -162,12 +162,28 @@ class PlainFormat : public ImageFormat {
   mutable bool was_probed = false;
 };
 
+// Under a name that file names may begin with; keeps what it was opened with.
+class NotingFilter : public DriverFilter {
+ public:
+  absl::string_view name() const override { return "blkdebug"; }
+  absl::string_view child_option() const override { return "image"; }
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open(
+      std::shared_ptr<BlockDriver> child,
+      const OpenOptions& options) const override {
+    noted.push_back(options.driver_options);
+    return std::make_shared<testing::ObservingDriver>(std::move(child));
+  }
+
+  mutable std::vector<OptionMap> noted;
+};
+
 class ImageOpenerTest : public ::testing::Test {
  protected:
   ImageOpener opener(ImageOpener::Policy policy = {}) {
     DriverRegistry registry;
     registry.protocols = {&device_, &file_};
     registry.formats = {&plain_, &link_};
+    registry.filters = {&filter_};
     return ImageOpener(registry, std::move(policy));
   }
   absl::Status open(const std::string& filename, const std::string& format,
@@ -192,6 +208,7 @@ class ImageOpenerTest : public ::testing::Test {
   DiskProtocol file_{&disk_, "file", ""};
   PlainFormat plain_;
   LinkFormat link_;
+  NotingFilter filter_;
   std::shared_ptr<BlockDriver> driver_;
 };
 
@@ -361,6 +378,58 @@ TEST(ResolveBackingFilename, StartsAtTheDirectoryOfTheImage) {
   EXPECT_EQ(resolve_backing_filename("/dir/a", "../b"), "/dir/../b");
   EXPECT_EQ(resolve_backing_filename("/dir/a", "/b"), "/b");
   EXPECT_EQ(resolve_backing_filename("dir/a", ""), "");
+}
+
+// ---- From options -----------------------------------------------------------
+
+TEST_F(ImageOpenerTest, OpensDriversOneOverTheOther) {
+  disk_.add("a", "LINK b link");
+  disk_.add("b", "LINK");
+  const auto driver = opener().open_nodes({{"driver", "link"},
+                                           {"file.driver", "blkdebug"},
+                                           {"file.config", "c"},
+                                           {"file.image.driver", "blkdebug"},
+                                           {"file.image.deep", "d"},
+                                           {"file.image.image.filename", "a"}},
+                                          {});
+  ASSERT_TRUE(driver.ok()) << driver.status();
+  EXPECT_EQ((*driver)->format_name(), "link");
+  EXPECT_EQ((*driver)->filename(), "a");
+  EXPECT_EQ((*driver)->backing()->filename(), "b");
+  EXPECT_EQ(filter_.noted,
+            (std::vector<OptionMap>{{{"deep", "d"}}, {{"config", "c"}}}));
+}
+
+TEST_F(ImageOpenerTest, FindsOnlyWhatTheOptionsDescribe) {
+  disk_.add("a", "LINK");
+  const auto nodes = [this](const OptionMap& options) {
+    return opener().open_nodes(options, {}).status();
+  };
+  EXPECT_TRUE(nodes({{"driver", "file"}, {"filename", "a"}}).ok());
+  expect_says(nodes({}), {"Unknown driver ''"});
+  expect_says(nodes({{"driver", "nobody"}}), {"Unknown driver 'nobody'"});
+  expect_says(nodes({{"driver", "file"}}), {"'file'", "'filename'"});
+  expect_says(nodes({{"driver", "file"}, {"filename", "a"}, {"x", "1"}}),
+              {"'file'", "'x'"});
+  expect_says(nodes({{"driver", "link"}, {"filename", "a"}}),
+              {"'link'", "'filename'"});
+  expect_says(nodes({{"driver", "link"}}), {"\"file\"", "'link'"});
+  expect_says(nodes({{"driver", "blkdebug"}, {"file.filename", "a"}}),
+              {"\"image\"", "'blkdebug'"});
+  std::string deep = "filename";
+  for (int i = 0; i < 100; ++i) deep = absl::StrCat("file.", deep);
+  expect_says(nodes({{"driver", "link"}, {deep, "a"}}), {"nested"});
+}
+
+TEST_F(ImageOpenerTest, ANameMayBeginWithBlkdebugUnlessAnImageGivesIt) {
+  disk_.add("a", "LINK");
+  ASSERT_TRUE(open("blkdebug:rules:a", "link").ok());
+  ASSERT_TRUE(open("blkdebug::a", "link").ok());
+  EXPECT_EQ(filter_.noted, (std::vector<OptionMap>{{{"config", "rules"}}, {}}));
+  expect_says(open("blkdebug:a", "link"), {"blkdebug:CONFIG:FILENAME"});
+  disk_.add("b", "LINK blkdebug:rules:a link");
+  expect_says(open("b", "link"), {"protocol prefix 'blkdebug:'"});
+  EXPECT_EQ(filter_.noted.size(), 2u);
 }
 
 }  // namespace

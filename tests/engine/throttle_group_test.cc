@@ -154,8 +154,14 @@ TEST(ThrottleGroup, StartsInOrderOfArrival) {
   EXPECT_EQ(order, Names());
   fake.advance(1);
   EXPECT_EQ(order, Names({"c"}));
-  fake.advance(100);
+  // There is room for one, but not for one that comes now.
+  fake.time += absl::Milliseconds(100);
+  Request e("e", &order);
+  EXPECT_FALSE(member.admit_or_queue(&e, Direction::kRead, 512));
+  fake.group->run_due();
   EXPECT_EQ(order, Names({"c", "d"}));
+  fake.advance(100);
+  EXPECT_EQ(order, Names({"c", "d", "e"}));
   EXPECT_EQ(fake.group->run_due(), absl::InfiniteDuration());
 }
 
@@ -232,6 +238,7 @@ TEST(ThrottleGroup, WhatIsCancelledCostsNothing) {
   b.cancelled = true;
   c.cancelled = true;
   member.forget(&b);
+  EXPECT_EQ(fake.group->waiting_count(), 2u);
   fake.advance(100);
   EXPECT_EQ(order, Names({"d"}));
   member.forget(&c);
