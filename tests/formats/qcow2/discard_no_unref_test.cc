@@ -124,8 +124,8 @@ TEST_P(DiscardNoUnref, KeepsTheHostClusterAndPunchesIt) {
     const bool discarded = i == 1 || i == 2 || i == 4;
     EXPECT_EQ(after[i], discarded || i == 6 ? kept(before[i]) : before[i]);
     if (i >= 8) continue;
-    EXPECT_EQ(image.memory().content({host_of(before[i]), kCluster}),
-              std::string(kCluster, discarded ? '\0' : '\1'));
+    EXPECT_TRUE(image.memory().content({host_of(before[i]), kCluster}) ==
+                std::string(kCluster, discarded ? '\0' : '\1'));
   }
   // The next write goes where the cluster was.
   ASSERT_EQ(image.write({kCluster + 512, 512}, 7), absl::OkStatus());
@@ -167,8 +167,8 @@ TEST_P(DiscardNoUnref, WhatASnapshotSharesIsNotPunched) {
   ASSERT_EQ(image.driver().create_snapshot(wanted).status(), absl::OkStatus());
   ASSERT_EQ(image.discard(cluster(0, 2)), absl::OkStatus());
   ASSERT_EQ(image.flush(), absl::OkStatus());
-  EXPECT_EQ(image.memory().content({host_of(before[0]), kCluster}),
-            std::string(kCluster, '\2'));
+  EXPECT_TRUE(image.memory().content({host_of(before[0]), kCluster}) ==
+              std::string(kCluster, '\2'));
   // Nor is it written to.
   ASSERT_EQ(image.write({0, 512}, 3), absl::OkStatus());
   EXPECT_NE(image.host_of(0), host_of(before[0]));
@@ -179,8 +179,8 @@ TEST_P(DiscardNoUnref, WhatASnapshotSharesIsNotPunched) {
   ASSERT_EQ(image.driver().delete_snapshot("s"), absl::OkStatus());
   ASSERT_EQ(image.discard(cluster(1)), absl::OkStatus());
   EXPECT_EQ(image.close_and_check(), absl::OkStatus());
-  EXPECT_EQ(image.memory().content({host_of(before[1]), kCluster}),
-            std::string(kCluster, '\0'));
+  EXPECT_TRUE(image.memory().content({host_of(before[1]), kCluster}) ==
+              std::string(kCluster, '\0'));
   EXPECT_TRUE(content_by_qemu(image.memory().content()) ==
               filled({{cluster(0), 2}, {cluster(2, 2), 1}}));
 }
@@ -274,8 +274,8 @@ TEST(DiscardNoUnrefDataFile, KeepsTheEntryAndDiscardsThere) {
     ASSERT_EQ(image.driver().flush(), absl::OkStatus());
     ASSERT_EQ(image.driver().discard(cluster(0, 2)), absl::OkStatus());
     EXPECT_TRUE(reads_as(image.driver(), cluster(0, 2), 0));
-    EXPECT_EQ(image.data_memory().content(cluster(0, 2)),
-              std::string(2 * kCluster, '\0'));
+    EXPECT_TRUE(image.data_memory().content(cluster(0, 2)) ==
+                std::string(2 * kCluster, '\0'));
     ASSERT_EQ(image.driver().flush(), absl::OkStatus());
     const std::string bytes = image.file_memory().content();
     const uint64_t l1 = get_big64(bytes, 40);
@@ -338,13 +338,13 @@ TEST_P(DiscardNoUnref, ADiscardDuringARoundIsPunchedByTheNext) {
   EXPECT_EQ(image.discard(cluster(2)), absl::OkStatus());
   stop->resume();
   EXPECT_EQ(flush.get(), absl::OkStatus());
-  EXPECT_EQ(image.memory().content({host_of(before[2]), kCluster}),
-            std::string(kCluster, '\1'));
-  EXPECT_EQ(image.memory().content({host_of(before[1]), kCluster}),
-            std::string(kCluster, '\2'));
+  EXPECT_TRUE(image.memory().content({host_of(before[2]), kCluster}) ==
+              std::string(kCluster, '\1'));
+  EXPECT_TRUE(image.memory().content({host_of(before[1]), kCluster}) ==
+              std::string(kCluster, '\2'));
   EXPECT_EQ(image.flush(), absl::OkStatus());
-  EXPECT_EQ(image.memory().content({host_of(before[1]), 2 * kCluster}),
-            std::string(2 * kCluster, '\0'));
+  EXPECT_TRUE(image.memory().content({host_of(before[1]), 2 * kCluster}) ==
+              std::string(2 * kCluster, '\0'));
   EXPECT_EQ(image.close_and_check(), absl::OkStatus());
 }
 
@@ -431,8 +431,8 @@ TEST_P(DiscardNoUnref, TheHoleComesWhenTheRequestHasGone) {
   stop->resume();
   EXPECT_EQ(write.get(), absl::OkStatus());
   EXPECT_EQ(image.flush(), absl::OkStatus());
-  EXPECT_EQ(image.memory().content({host_of(before[1]), kCluster}),
-            std::string(kCluster, '\0'));
+  EXPECT_TRUE(image.memory().content({host_of(before[1]), kCluster}) ==
+              std::string(kCluster, '\0'));
   EXPECT_TRUE(image.reads_as(cluster(1), 0));
   EXPECT_EQ(image.close_and_check(), absl::OkStatus());
 }
