@@ -17,7 +17,7 @@
 #include "formats/qcow2/refcount_rebuild.h"
 #include "formats/qcow2/reference_counter.h"
 #include "formats/qcow2/reference_walk.h"
-#include "formats/qcow2/snapshot_table.h"
+#include "formats/qcow2/snapshot_table_repair.h"
 #include "formats/qcow2/stored_refcounts.h"
 
 namespace spindle::qcow2 {
@@ -29,7 +29,9 @@ constexpr uint64_t kMaxClusters = INT32_MAX;
 class Check {
  public:
   Check(ByteChannel* file, const Header& header, const CheckOptions& options)
-      : context_(file, header, options), stored_(&context_) {}
+      : context_(file, header, options),
+        stored_(&context_),
+        snapshot_table_(&context_) {}
 
   absl::StatusOr<CheckResult> run();
 
@@ -38,7 +40,6 @@ class Check {
   CheckResult& result() { return context_.result; }
   const CheckOptions& options() const { return context_.options; }
 
-  absl::Status check_snapshot_table();
   // Makes room for the file as long as it is now.
   absl::Status make_counter();
   // Counts every reference.
@@ -47,38 +48,22 @@ class Check {
   absl::Status settle_refcounts();
   absl::Status rebuild();
   absl::Status compare(Fix fix);
+  // In free clusters; then gives up the old one.
+  absl::Status write_snapshot_table();
+  // For what was written behind the end of the file, where the refcount
+  // structures have no room for it: new ones.
+  absl::Status append_clusters(ByteRange place);
   absl::Status clear_marks();
 
   CheckContext context_;
   StoredRefcounts stored_;
+  SnapshotTableRepair snapshot_table_;
   std::optional<ReferenceCounter> counter_;
   uint64_t clusters_ = 0;
   // The refcount structures must be rebuilt.
   bool unusable_ = false;
   uint64_t highest_cluster_ = 0;
 };
-
-absl::Status Check::check_snapshot_table() {
-  SnapshotTableReader reader(context_.file, context_.header);
-  uint64_t l1_entries = 0;
-  while (!reader.at_end()) {
-    const uint32_t index = reader.index();
-    const absl::StatusOr<Snapshot> snapshot = reader.next();
-    if (!snapshot.ok()) {
-      context_.say(absl::StrCat("ERROR failed to read the snapshot table: ",
-                                snapshot.status().message()));
-      return snapshot.status();
-    }
-    l1_entries += snapshot->l1_entry_count;
-    if (context_.header.version >= kVersion3 && !snapshot->is_complete()) {
-      ++result().corruptions;
-      context_.say(absl::StrFormat(
-          "ERROR snapshot table entry %d is incomplete", index));
-    }
-  }
-  context_.expect_steps(l1_entries);
-  return absl::OkStatus();
-}
 
 absl::Status Check::make_counter() {
   const uint64_t clusters =
@@ -181,6 +166,47 @@ absl::Status Check::rebuild() {
   return status;
 }
 
+absl::Status Check::append_clusters(ByteRange place) {
+  const CheckOptions silent{.executor = options().executor,
+                            .cancelled = options().cancelled};
+  CheckContext context(context_.file, context_.header, silent);
+  absl::Status status = make_counter();
+  if (!status.ok()) return status;
+  ReferenceWalk walk(&context, &*counter_);
+  status = walk.count_all(/*with_refcount_table=*/false);
+  if (!status.ok()) return status;
+  Findings none(/*keep_lines=*/false);
+  walk.count(place.offset, place.length, &none);
+  status = rebuild_refcounts(&context, *counter_, walk.counted_clusters());
+  if (status.ok()) context_.header = context.header;
+  return status;
+}
+
+absl::Status Check::write_snapshot_table() {
+  const Geometry& geometry = context_.geometry;
+  const absl::StatusOr<std::vector<uint8_t>> table =
+      snapshot_table_.serialize();
+  if (!table.ok()) return table.status();
+  const uint64_t count = geometry.clusters_for(table->size());
+  const std::optional<uint64_t> free = stored_.find_free(count);
+  const uint64_t offset = geometry.cluster_offset(free.value_or(
+      std::max(geometry.clusters_for(context_.file_bytes()), clusters_)));
+  absl::Status status = context_.file->write(
+      Purpose::kSnapshotUpdate, table->data(), table->size(), offset);
+  if (status.ok()) {
+    status = free.has_value() ? stored_.take(*free, count)
+                              : append_clusters({offset, table->size()});
+  }
+  if (status.ok()) status = context_.file->flush();
+  if (status.ok()) status = snapshot_table_.switch_header(offset);
+  if (!status.ok()) return status;
+  // The old one's clusters may be something else's, too: counted anew.
+  const CheckOptions silent{.fix_leaks = true,
+                            .executor = options().executor,
+                            .cancelled = options().cancelled};
+  return check_image(context_.file, context_.header, silent).status();
+}
+
 absl::Status Check::clear_marks() {
   const uint64_t marks = kIncompatibleDirty | kIncompatibleCorrupt;
   uint64_t& features = context_.header.incompatible_features;
@@ -199,9 +225,9 @@ absl::Status Check::clear_marks() {
 absl::StatusOr<CheckResult> Check::run() {
   const bool repairs = options().fix_leaks || options().fix_errors;
   context_.expect_steps(2 * uint64_t{context_.header.l1_entry_count});
-  absl::Status status = check_snapshot_table();
+  absl::Status status = snapshot_table_.read();
   if (!status.ok()) return status;
-  const uint64_t snapshot_corruptions = std::exchange(result().corruptions, 0);
+  context_.expect_steps(snapshot_table_.l1_entry_count());
   status = make_counter();
   if (status.ok()) status = stored_.load();
   if (status.ok()) status = count(options().fix_errors);
@@ -223,7 +249,16 @@ absl::StatusOr<CheckResult> Check::run() {
   // QEMU counts in sectors.
   result().total_clusters = geometry.clusters_for(
       align_down(context_.header.size_bytes, kSectorSizeBytes));
-  result().corruptions += snapshot_corruptions;
+  if (options().fix_errors && snapshot_table_.corruptions() != 0 &&
+      result().check_errors == 0) {
+    status = write_snapshot_table();
+    if (!status.ok()) {
+      context_.say(absl::StrCat("ERROR failed to update snapshot table: ",
+                                status.message()));
+      return status;
+    }
+  }
+  result().corruptions += snapshot_table_.corruptions();
   if (repairs && result().check_errors == 0 && result().corruptions == 0) {
     status = clear_marks();
     if (!status.ok()) return status;

@@ -6,10 +6,11 @@
 // and less than 64 MiB.
 //
 // Findings and counts are those of `qemu-img check`.  Repairs, in this order,
-// each durable before the next: unaligned zero clusters lose their place;
-// refcounts are put right, or written anew behind the end of the file; COPIED
-// flags; the dirty and corrupt bits.  After a power cut the image is damaged no
-// more than before.
+// each durable before the next: snapshots beyond the limits go; unaligned zero
+// clusters lose their place; refcounts are put right, or written anew behind
+// the end of the file; COPIED flags; the snapshot table, written anew; the
+// dirty and corrupt bits.  After a power cut the image is damaged no more than
+// before.
 //
 // Of an open image, a check lets requests go on (but nothing may be written,
 // see BlockDriver::check()), and whoever wants to close the gate waits for its
@@ -27,9 +28,9 @@ namespace spindle::qcow2 {
 
 // `file` is open for writing if anything shall be repaired.  One thread per
 // image; L2 tables are checked in parallel on options.executor.
-// Errors: as BlockDriver::check(); kDataLoss if the snapshot table or the
-// bitmap directory cannot be read, or if only fix_leaks was asked for and the
-// refcounts must be rebuilt.
+// Errors: as BlockDriver::check(); those of SnapshotTableRepair::read(),
+// kDataLoss if the bitmap directory cannot be read, or if only fix_leaks was
+// asked for and the refcounts must be rebuilt.
 absl::StatusOr<CheckResult> check_image(ByteChannel* file, const Header& header,
                                         const CheckOptions& options);
 

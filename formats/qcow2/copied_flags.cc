@@ -155,7 +155,7 @@ absl::StatusOr<MetadataRanges> MetadataRanges::collect(
     if (offset != 0 && offset < context.file_bytes())
       result.add(offset, header.cluster_size_bytes());
   }
-  SnapshotTableReader reader(context.file, header);
+  SnapshotTableReader reader(context.file, header, LongExtraData::kCut);
   while (!reader.at_end()) {
     const absl::StatusOr<Snapshot> snapshot = reader.next();
     if (!snapshot.ok()) return snapshot.status();

@@ -129,7 +129,8 @@ absl::StatusOr<uint64_t> header_read_length(absl::Span<const uint8_t> head,
 // How much of the header's tables must be right.
 enum class TableChecks {
   kAll,
-  // Alignment and size: for a check, which finds out the rest itself.
+  // Alignment and size, and nothing of the snapshot table: for a check, which
+  // finds out the rest itself.
   kLimitsOnly,
 };
 

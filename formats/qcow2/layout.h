@@ -202,6 +202,8 @@ inline constexpr uint32_t kMaxSnapshotCount = 65536;
 inline constexpr uint64_t kMaxSnapshotTableBytes =
     uint64_t{1024} * kMaxSnapshotCount;
 inline constexpr uint32_t kMaxSnapshotExtraBytes = 1024;
+// With extra data beyond that limit, which a repair leaves out.
+inline constexpr uint64_t kMaxUncutSnapshotTableBytes = INT32_MAX;
 inline constexpr uint32_t kMaxBitmapCount = 65535;
 inline constexpr uint64_t kMaxBitmapDirectoryBytes =
     uint64_t{1024} * kMaxBitmapCount;

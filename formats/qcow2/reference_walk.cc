@@ -194,7 +194,7 @@ bool ReferenceWalk::set_aside(const EntryToZero& entry) {
 
 absl::Status ReferenceWalk::count_snapshots() {
   const Header& header = context_->header;
-  SnapshotTableReader reader(context_->file, header);
+  SnapshotTableReader reader(context_->file, header, LongExtraData::kCut);
   while (!reader.at_end()) {
     const absl::StatusOr<Snapshot> snapshot = reader.next();
     if (!snapshot.ok()) return snapshot.status();

@@ -40,6 +40,11 @@ absl::Status over_limit(absl::string_view field, uint64_t value,
       absl::StrCat("qcow2: ", field, " is ", value, ": the limit is ", limit));
 }
 
+// To other implementations a string ends at the first zero byte.
+std::string c_string(absl::Span<const uint8_t> bytes) {
+  return std::string(bytes.begin(), std::find(bytes.begin(), bytes.end(), 0));
+}
+
 void parse_extra(absl::Span<const uint8_t> extra, Snapshot* snapshot) {
   if (extra.size() >= kSnapshotExtraDiskSizeOffset) {
     snapshot->info.vm_state_bytes =
@@ -149,9 +154,9 @@ absl::StatusOr<Snapshot> parse_snapshot(absl::Span<const uint8_t> bytes,
   bytes.remove_prefix(kSnapshotExtraOffset);
   parse_extra(bytes.first(lengths.extra), &snapshot);
   bytes.remove_prefix(lengths.extra);
-  info.id.assign(bytes.begin(), bytes.begin() + lengths.id);
+  info.id = c_string(bytes.first(lengths.id));
   bytes.remove_prefix(lengths.id);
-  info.name.assign(bytes.begin(), bytes.begin() + lengths.name);
+  info.name = c_string(bytes.first(lengths.name));
   return snapshot;
 }
 
@@ -177,45 +182,81 @@ absl::Status check_snapshot_l1(const Snapshot& snapshot, uint64_t cluster_bytes,
 }
 
 SnapshotTableReader::SnapshotTableReader(ByteChannel* file,
-                                         const Header& header)
+                                         const Header& header,
+                                         LongExtraData long_extra)
     : file_(file),
       offset_(header.snapshots_offset),
       count_(header.snapshot_count),
+      long_extra_(long_extra),
       disk_size_bytes_(header.size_bytes) {}
 
 absl::Status SnapshotTableReader::fill(uint64_t bytes) {
-  if (position_ + bytes <= buffer_start_ + buffer_.size())
+  if (position_ >= buffer_start_ &&
+      position_ + bytes <= buffer_start_ + buffer_.size()) {
     return absl::OkStatus();
-  const absl::Status too_long =
-      over_limit("length of the snapshot table", position_ + bytes,
-                 kMaxSnapshotTableBytes);
-  if (position_ + bytes > kMaxSnapshotTableBytes) return too_long;
+  }
   const std::optional<uint64_t> start = checked_add(offset_, position_);
-  if (!start.has_value() || *start > kMaxSizeBytes - bytes) return too_long;
+  if (!start.has_value() ||
+      *start > kMaxSizeBytes - std::max(bytes, kReadAheadBytes)) {
+    return absl::DataLossError("qcow2: it lies beyond what a file can have");
+  }
   buffer_.resize(std::max(bytes, kReadAheadBytes));
   buffer_start_ = position_;
   return file_->read(Purpose::kHeaderLoad, buffer_.data(), buffer_.size(),
                      *start);
 }
 
-absl::StatusOr<Snapshot> SnapshotTableReader::read_entry() {
-  absl::Status status = fill(kMinSnapshotEntryBytes);
+absl::Status SnapshotTableReader::take(uint64_t bytes,
+                                       std::vector<uint8_t>* entry) {
+  absl::Status status = fill(bytes);
   if (!status.ok()) return status;
-  const auto here = [this] {
-    return absl::MakeConstSpan(buffer_).subspan(position_ - buffer_start_);
-  };
-  const Lengths lengths = lengths_of(here());
-  if (lengths.extra > kMaxSnapshotExtraBytes) {
+  const auto begin =
+      buffer_.begin() + static_cast<ptrdiff_t>(position_ - buffer_start_);
+  entry->insert(entry->end(), begin, begin + static_cast<ptrdiff_t>(bytes));
+  position_ += bytes;
+  return status;
+}
+
+absl::Status SnapshotTableReader::keep(uint64_t kept_bytes,
+                                       uint64_t cut_bytes) {
+  kept_bytes_ = align_up(kept_bytes_, kSnapshotAlignment) + kept_bytes;
+  // The fixed part was read.
+  const uint64_t end =
+      position_ - kMinSnapshotEntryBytes + kept_bytes + cut_bytes;
+  too_long_ =
+      kept_bytes_ > kMaxSnapshotTableBytes || end > kMaxUncutSnapshotTableBytes;
+  return too_long_ ? over_limit("length of the snapshot table", end,
+                                kMaxSnapshotTableBytes)
+                   : absl::OkStatus();
+}
+
+absl::StatusOr<Snapshot> SnapshotTableReader::read_entry() {
+  extra_bytes_ = 0;
+  std::vector<uint8_t> entry;
+  absl::Status status = take(kMinSnapshotEntryBytes, &entry);
+  if (!status.ok()) return status;
+  const Lengths lengths = lengths_of(entry);
+  extra_bytes_ = lengths.extra;
+  if (lengths.extra > kMaxSnapshotExtraBytes &&
+      long_extra_ == LongExtraData::kRefuse) {
     return over_limit("length of its extra data", lengths.extra,
                       kMaxSnapshotExtraBytes);
   }
-  status = fill(lengths.total());
+  const uint64_t kept_extra =
+      std::min<uint64_t>(lengths.extra, kMaxSnapshotExtraBytes);
+  const uint64_t strings = lengths.id + lengths.name;
+  status = keep(kSnapshotExtraOffset + kept_extra + strings,
+                lengths.extra - kept_extra);
+  if (status.ok()) status = take(kept_extra, &entry);
+  position_ += lengths.extra - kept_extra;
+  if (status.ok()) status = take(strings, &entry);
   if (!status.ok()) return status;
-  absl::StatusOr<Snapshot> snapshot =
-      parse_snapshot(here().first(lengths.total()), disk_size_bytes_);
+  store_big32(&entry[kSnapshotExtraSizeOffset],
+              static_cast<uint32_t>(kept_extra));
+  absl::StatusOr<Snapshot> snapshot = parse_snapshot(entry, disk_size_bytes_);
   if (!snapshot.ok()) return snapshot;
-  length_bytes_ = position_ + lengths.total();
-  position_ = align_up(length_bytes_, kSnapshotAlignment);
+  length_bytes_ = position_;
+  position_ = align_up(position_, kSnapshotAlignment);
   return snapshot;
 }
 
@@ -250,6 +291,13 @@ absl::StatusOr<std::vector<Snapshot>> read_snapshot_table(
   return snapshots;
 }
 
+absl::Status append_snapshot(const Snapshot& snapshot,
+                             std::vector<uint8_t>* table) {
+  absl::Status status = check_limits(snapshot);
+  if (status.ok()) append_entry(snapshot, table);
+  return status;
+}
+
 absl::StatusOr<std::vector<uint8_t>> serialize_snapshot_table(
     absl::Span<const Snapshot> snapshots) {
   const auto exhausted = [](absl::string_view what, uint64_t value,
@@ -263,9 +311,8 @@ absl::StatusOr<std::vector<uint8_t>> serialize_snapshot_table(
   }
   std::vector<uint8_t> out;
   for (const Snapshot& snapshot : snapshots) {
-    absl::Status status = check_limits(snapshot);
+    absl::Status status = append_snapshot(snapshot, &out);
     if (!status.ok()) return status;
-    append_entry(snapshot, &out);
     if (out.size() > kMaxSnapshotTableBytes) {
       return exhausted("length of the snapshot table", out.size(),
                        kMaxSnapshotTableBytes);

@@ -20,6 +20,7 @@
 #include "engine/byte_channel.h"
 #include "engine/snapshot.h"
 #include "formats/qcow2/header.h"
+#include "formats/qcow2/layout.h"
 
 namespace spindle::qcow2 {
 
@@ -56,12 +57,20 @@ absl::StatusOr<Snapshot> parse_snapshot(absl::Span<const uint8_t> bytes,
 absl::Status check_snapshot_l1(const Snapshot& snapshot, uint64_t cluster_bytes,
                                uint64_t file_length_bytes);
 
+// An entry whose extra data is longer than kMaxSnapshotExtraBytes.
+enum class LongExtraData {
+  kRefuse,
+  // For a repair: what is beyond the limit is left out.
+  kCut,
+};
+
 // Reads a table entry by entry, in pieces: never holds more than an entry and
 // a little.  Beyond the end of the file it finds zeroes.
 class SnapshotTableReader {
  public:
   // `file` must outlive this.
-  SnapshotTableReader(ByteChannel* file, const Header& header);
+  SnapshotTableReader(ByteChannel* file, const Header& header,
+                      LongExtraData long_extra = LongExtraData::kRefuse);
 
   bool at_end() const { return index_ == count_; }
   // The index of the entry that next() reads.
@@ -70,6 +79,10 @@ class SnapshotTableReader {
   // Errors: those of parse_snapshot() and of the file, kDataLoss if the table
   // becomes too long; they name the entry.
   absl::StatusOr<Snapshot> next();
+  // next() failed because the table became too long.
+  bool is_too_long() const { return too_long_; }
+  // Of the entry that next() read or failed at, as the table states it.
+  uint64_t extra_bytes() const { return extra_bytes_; }
   // The bytes of the entries that were read, with the padding between them but
   // not behind the last one.
   uint64_t length_bytes() const { return length_bytes_; }
@@ -77,16 +90,25 @@ class SnapshotTableReader {
  private:
   // Makes at least `bytes` bytes at `position_` available.
   absl::Status fill(uint64_t bytes);
+  // Moves them to the end of `entry`.
+  absl::Status take(uint64_t bytes, std::vector<uint8_t>* entry);
+  // Counts an entry, whose fixed part was read, as part of the table.
+  absl::Status keep(uint64_t kept_bytes, uint64_t cut_bytes);
   absl::StatusOr<Snapshot> read_entry();
 
   ByteChannel* const file_;
   const uint64_t offset_;
   const uint32_t count_;
+  const LongExtraData long_extra_;
   const uint64_t disk_size_bytes_;
   uint32_t index_ = 0;
   // Where in the table the next entry stands.
   uint64_t position_ = 0;
   uint64_t length_bytes_ = 0;
+  // The same without what is cut: this has a limit.
+  uint64_t kept_bytes_ = 0;
+  bool too_long_ = false;
+  uint64_t extra_bytes_ = 0;
   // Bytes of the table from buffer_start_ on.
   uint64_t buffer_start_ = 0;
   std::vector<uint8_t> buffer_;
@@ -96,6 +118,11 @@ class SnapshotTableReader {
 // Errors: also kDataLoss if it ends beyond the end of the file.
 absl::StatusOr<std::vector<Snapshot>> read_snapshot_table(ByteChannel* file,
                                                           const Header& header);
+
+// Adds one entry to a table, padded before it; the entries as QEMU writes them.
+// Errors: kResourceExhausted if it breaks a limit of an entry.
+absl::Status append_snapshot(const Snapshot& snapshot,
+                             std::vector<uint8_t>* table);
 
 // The table as QEMU writes it, each entry padded but the last.
 // Errors: kResourceExhausted if it breaks a limit.

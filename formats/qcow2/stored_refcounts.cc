@@ -174,4 +174,46 @@ std::optional<uint64_t> StoredRefcounts::get(uint64_t cluster) const {
                        order < 3 ? in_block & ((8u >> order) - 1) : 0);
 }
 
+// ---- Free clusters ------------------------------------------------------
+
+std::optional<uint64_t> StoredRefcounts::find_free(uint64_t count) const {
+  const uint64_t per_block = context_->geometry.refblock_entries();
+  uint64_t found = 0;
+  for (uint64_t index = 0; index < table_.size(); ++index) {
+    const uint64_t offset = block_offset(index);
+    if (offset == 0 || offset >= context_->file->length_bytes() ||
+        is_unreadable(index)) {
+      found = 0;
+      continue;
+    }
+    for (uint64_t i = 0; i < per_block; ++i) {
+      const uint64_t cluster = index * per_block + i;
+      const std::optional<uint64_t> refcount = get(cluster);
+      found = refcount == uint64_t{0} ? found + 1 : 0;
+      if (found == count) return cluster + 1 - count;
+    }
+  }
+  return std::nullopt;
+}
+
+absl::Status StoredRefcounts::take(uint64_t first, uint64_t count) {
+  const uint64_t per_block = context_->geometry.refblock_entries();
+  const uint64_t end = first + count;
+  std::vector<uint8_t> block;
+  for (uint64_t next = first; next < end;) {
+    const uint64_t index = next / per_block;
+    if (read_block(index, &block) != BlockState::kRead)
+      return absl::DataLossError("qcow2: a refcount block cannot be read");
+    for (; next < end && next / per_block == index; ++next) {
+      store_refcount(block.data(), context_->geometry.refcount_order,
+                     next % per_block, 1);
+    }
+    absl::Status status =
+        context_->file->write(Purpose::kRefblockUpdate, block.data(),
+                              block.size(), block_offset(index));
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace spindle::qcow2

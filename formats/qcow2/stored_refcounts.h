@@ -49,6 +49,13 @@ class StoredRefcounts {
   // Nothing if it cannot be read.
   std::optional<uint64_t> get(uint64_t cluster) const;
 
+  // The first of `count` clusters side by side, as low as can be, that are free
+  // and have refcount blocks.
+  std::optional<uint64_t> find_free(uint64_t count) const;
+  // Counts one reference to each of the clusters, not durably; get() does not
+  // follow.  REQUIRES: find_free() found them.
+  absl::Status take(uint64_t first, uint64_t count);
+
  private:
   enum class BlockState { kNone, kRead, kUnaligned, kUnreadable };
   BlockState read_block(uint64_t index, std::vector<uint8_t>* block) const;

@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <random>
 #include <string>
 #include <vector>
@@ -15,13 +14,11 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/strings/str_split.h"
 #include "absl/types/span.h"
-#include "engine/byte_channel.h"
 #include "engine/byte_order.h"
 #include "engine/image_check.h"
-#include "formats/qcow2/check.h"
 #include "formats/qcow2/layout.h"
+#include "tests/formats/qcow2/check_report.h"
 #include "tests/support/memory_driver.h"
 #include "tests/support/qemu_tools.h"
 #include "tests/support/seed.h"
@@ -30,12 +27,16 @@
 namespace spindle::qcow2 {
 namespace {
 
+using ::spindle::testing::check_with_ours;
+using ::spindle::testing::check_with_qemu;
+using ::spindle::testing::CheckReport;
+using ::spindle::testing::counts_of;
+using ::spindle::testing::is_clean;
 using ::spindle::testing::MemoryDriver;
 using ::spindle::testing::read_file;
 using ::spindle::testing::run_tool;
 using ::spindle::testing::test_seed;
 using ::spindle::testing::tmpfs_path;
-using ::spindle::testing::ToolResult;
 using ::spindle::testing::write_file;
 using Bytes = std::vector<uint8_t>;
 
@@ -289,78 +290,8 @@ std::string Corrupter::damage() {
   }
 }
 
-// ---- The two checks ---------------------------------------------------------
-
-// What a check says; `failed` where it could not say anything.
-struct Report {
-  bool failed = false;
-  CheckResult result;
-  std::vector<std::string> lines;
-};
-
-Report check_with_qemu(const std::string& path) {
-  Report report;
-  const auto run =
-      run_tool({"qemu-img", "check", "-f", "qcow2", "--output=json", path});
-  EXPECT_TRUE(run.ok()) << run.status();
-  if (!run.ok()) return report;
-  const size_t begin = run->output.find("{\n");
-  const size_t end = run->output.find("\n}\n");
-  if (begin == std::string::npos || end == std::string::npos) {
-    report.failed = true;
-    return report;
-  }
-  const auto json = nlohmann::json::parse(
-      run->output.substr(begin, end + 2 - begin), nullptr, false);
-  const auto number = [&json](const char* name) {
-    return json.value(name, uint64_t{0});
-  };
-  report.result.check_errors = number("check-errors");
-  report.result.corruptions = number("corruptions");
-  report.result.leaks = number("leaks");
-  report.result.image_end_offset = number("image-end-offset");
-  report.result.total_clusters = number("total-clusters");
-  report.result.allocated_clusters = number("allocated-clusters");
-  report.result.fragmented_clusters = number("fragmented-clusters");
-  report.result.compressed_clusters = number("compressed-clusters");
-  // The two streams arrive in any order.
-  const std::string rest =
-      run->output.substr(0, begin) + run->output.substr(end + 3);
-  for (absl::string_view line : absl::StrSplit(rest, '\n', absl::SkipEmpty())) {
-    if (!absl::StartsWith(line, "qemu-img: "))
-      report.lines.push_back(std::string(line));
-  }
-  return report;
-}
-
-Report check_with_ours(const std::shared_ptr<MemoryDriver>& file,
-                       CheckOptions options) {
-  Report report;
-  options.report = [&report](absl::string_view lines) {
-    for (absl::string_view line : absl::StrSplit(lines, '\n'))
-      report.lines.push_back(std::string(line));
-  };
-  ByteChannel channel(file);
-  const auto result = check_file(&channel, options);
-  report.failed = !result.ok();
-  if (result.ok()) report.result = *result;
-  return report;
-}
-
-std::string counts_of(const Report& report) {
-  if (report.failed) return "failed";
-  const CheckResult& r = report.result;
-  return absl::StrCat("errors ", r.check_errors, ", corruptions ",
-                      r.corruptions, ", leaks ", r.leaks, ", end ",
-                      r.image_end_offset, ", clusters ", r.total_clusters, " ",
-                      r.allocated_clusters, " ", r.fragmented_clusters, " ",
-                      r.compressed_clusters);
-}
-
-bool is_clean(const Report& report) {
-  return !report.failed && report.result.check_errors == 0 &&
-         report.result.corruptions == 0 && report.result.leaks == 0;
-}
+// ---- Files
+// -------------------------------------------------------------------
 
 std::shared_ptr<MemoryDriver> in_memory(const Bytes& bytes) {
   auto file = std::make_shared<MemoryDriver>(
@@ -400,9 +331,9 @@ void Differential::repair(const Base& base, const Bytes& bytes, bool fix_errors,
   CheckOptions options;
   options.fix_leaks = true;
   options.fix_errors = fix_errors;
-  const Report report = check_with_ours(file, options);
+  const CheckReport report = check_with_ours(file, options);
   save(*file, path_);
-  const Report after = check_with_qemu(path_);
+  const CheckReport after = check_with_qemu(path_);
   SCOPED_TRACE(absl::StrCat("repair of ", fix_errors ? "all" : "leaks", ": ",
                             counts_of(report)));
   if (is_clean(report)) {
@@ -427,8 +358,8 @@ void Differential::repair(const Base& base, const Bytes& bytes, bool fix_errors,
 void Differential::compare(const Base& base, const Bytes& bytes,
                            bool repair_with_qemu) {
   ASSERT_TRUE(write_file(path_, bytes).ok());
-  const Report theirs = check_with_qemu(path_);
-  const Report ours = check_with_ours(in_memory(bytes), CheckOptions());
+  const CheckReport theirs = check_with_qemu(path_);
+  const CheckReport ours = check_with_ours(in_memory(bytes), CheckOptions());
   EXPECT_EQ(counts_of(ours), counts_of(theirs))
       << "ours:\n"
       << absl::StrJoin(ours.lines, "\n") << "\ntheirs:\n"
@@ -439,7 +370,7 @@ void Differential::compare(const Base& base, const Bytes& bytes,
 
   CheckOptions parallel;
   parallel.executor = executor_.get();
-  const Report same = check_with_ours(in_memory(bytes), parallel);
+  const CheckReport same = check_with_ours(in_memory(bytes), parallel);
   EXPECT_EQ(counts_of(same), counts_of(theirs));
 
   repair(base, bytes, /*fix_errors=*/true, repair_with_qemu);

@@ -1,0 +1,42 @@
+// What a check says of an image: ours and QEMU's, in one form.
+//
+// Thread safety: functions without state.
+#ifndef SPINDLE_TESTS_FORMATS_QCOW2_CHECK_REPORT_H_
+#define SPINDLE_TESTS_FORMATS_QCOW2_CHECK_REPORT_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "engine/block_driver.h"
+#include "engine/image_check.h"
+
+namespace spindle::testing {
+
+struct CheckReport {
+  // The check could not say anything.
+  bool failed = false;
+  CheckResult result;
+  std::vector<std::string> lines;
+};
+
+// `repair`: what qemu-img's -r takes; empty: nothing.  After a repair the
+// counts are those of the check that follows it.
+CheckReport check_with_qemu(const std::string& path,
+                            const std::string& repair = "");
+CheckReport check_with_ours(std::shared_ptr<BlockDriver> file,
+                            CheckOptions options);
+// The same with qemu-img's second check.
+CheckReport repair_with_ours(const std::shared_ptr<BlockDriver>& file,
+                             const std::string& repair);
+
+// All but what was repaired.
+std::string counts_of(const CheckReport& report);
+// "failed", or what was repaired.
+std::string fixes_of(const CheckReport& report);
+bool is_clean(const CheckReport& report);
+
+}  // namespace spindle::testing
+
+#endif  // SPINDLE_TESTS_FORMATS_QCOW2_CHECK_REPORT_H_
