@@ -138,10 +138,27 @@ absl::StatusOr<bool> StatusReader::has_preallocated_metadata() {
   return found;
 }
 
+// Where the header says it is now: it moves when it grows.
+absl::StatusOr<StatusReader::TablePlace> StatusReader::refcount_table() {
+  static_assert(kRefcountTableClustersOffset ==
+                kRefcountTableOffsetOffset + sizeof(uint64_t));
+  uint8_t fields[12];
+  absl::Status status = image_.file().read(
+      Purpose::kHeaderLoad, fields, sizeof(fields), kRefcountTableOffsetOffset);
+  if (!status.ok()) return status;
+  const uint64_t bytes = uint64_t{load_big32(&fields[8])}
+                         << image_.geometry().cluster_bits;
+  const TablePlace place{load_big64(fields), bytes / kRefcountTableEntryBytes};
+  if (bytes > kMaxRefcountTableBytes || place.offset > kMaxHostOffset)
+    return absl::DataLossError("the refcount table breaks a limit");
+  return place;
+}
+
 absl::StatusOr<uint64_t> StatusReader::count_used_clusters(uint64_t at_most) {
   ByteChannel& file = image_.file();
   const Geometry& geometry = image_.geometry();
-  const Header& header = image_.header();
+  const absl::StatusOr<TablePlace> table = refcount_table();
+  if (!table.ok()) return table.status();
   const uint64_t clusters =
       (file.length_bytes() + geometry.cluster_bytes() - 1) /
       geometry.cluster_bytes();
@@ -150,11 +167,11 @@ absl::StatusOr<uint64_t> StatusReader::count_used_clusters(uint64_t at_most) {
   for (uint64_t first = 0; first < clusters && used < at_most;
        first += geometry.refblock_entries()) {
     const uint64_t index = first / geometry.refblock_entries();
-    if (index >= header.refcount_table_entry_count()) break;
+    if (index >= table->entry_count) break;
     uint8_t entry[kRefcountTableEntryBytes];
-    absl::Status status = file.read(
-        Purpose::kReftableLoad, entry, sizeof(entry),
-        header.refcount_table_offset + index * kRefcountTableEntryBytes);
+    absl::Status status =
+        file.read(Purpose::kReftableLoad, entry, sizeof(entry),
+                  table->offset + index * kRefcountTableEntryBytes);
     if (!status.ok()) return status;
     const uint64_t offset = load_big64(entry) & kRefcountTableOffsetMask;
     if (offset == 0) continue;

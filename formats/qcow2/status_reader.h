@@ -37,6 +37,11 @@ class StatusReader {
                                              ByteRange range,
                                              BlockStatusScope scope);
   absl::StatusOr<bool> has_preallocated_metadata();
+  struct TablePlace {
+    uint64_t offset = 0;
+    uint64_t entry_count = 0;
+  };
+  absl::StatusOr<TablePlace> refcount_table();
   absl::StatusOr<uint64_t> count_used_clusters(uint64_t at_most);
 
   Image& image_;

@@ -85,5 +85,26 @@ TEST(StatusReader, HolesUnderPreallocatedMetadataAreZeroes) {
   EXPECT_FALSE(data->zero);
 }
 
+TEST(StatusReader, CountsByTheRefcountTableThatIsInUse) {
+  // A refcount table of one cluster is enough for 8 MiB.
+  const testing::ImageFile image{testing::temporary_path("grown"), "qcow2"};
+  ASSERT_EQ(testing::qemu_create({.image = image,
+                                  .size_bytes = kMiB,
+                                  .options = "cluster_size=512",
+                                  .backing = std::nullopt}),
+            absl::OkStatus());
+  const auto driver =
+      ImageOpener(builtin_drivers(), {}).open(image.path, image.format, {});
+  ASSERT_TRUE(driver.ok()) << driver.status();
+  ASSERT_EQ((*driver)->resize(24 * kMiB, Preallocation::kMetadata),
+            absl::OkStatus());
+  ASSERT_EQ((*driver)->flush(), absl::OkStatus());
+  const auto hole =
+      (*driver)->block_status({2 * kMiB, kMiB}, BlockStatusScope::kWholeChain);
+  ASSERT_TRUE(hole.ok()) << hole.status();
+  EXPECT_TRUE(hole->data && hole->zero);
+  EXPECT_EQ((*driver)->close(), absl::OkStatus());
+}
+
 }  // namespace
 }  // namespace spindle::qcow2
