@@ -216,7 +216,9 @@ absl::StatusOr<Header> read_header_of(BlockDriver* file);
 absl::StatusOr<Header> read_shown_header(BlockDriver* file,
                                          const OpenOptions& options);
 // An image that is marked dirty has refcounts that are out of date: puts them
-// right before anything is written, and reads the header anew.
+// right before anything is written, and reads the header anew.  As in QEMU,
+// corruptions that no repair mends do not matter here; an image that could not
+// be checked to its end stays closed.
 absl::Status repair_if_dirty(BlockDriver* file, const LogSink& log,
                              Header* header);
 

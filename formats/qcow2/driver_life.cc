@@ -1,15 +1,20 @@
 // Qcow2Driver: reopening, inactivating, activating, closing.
+#include <array>
 #include <memory>
 #include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/access.h"
 #include "engine/byte_channel.h"
+#include "engine/byte_order.h"
 #include "engine/errors.h"
 #include "engine/gate.h"
 #include "formats/qcow2/check.h"
 #include "formats/qcow2/driver_impl.h"
 #include "formats/qcow2/image_files.h"
+#include "formats/qcow2/layout.h"
+#include "formats/qcow2/snapshot_table.h"
 
 namespace spindle::qcow2 {
 
@@ -118,6 +123,13 @@ absl::Status repair_if_dirty(BlockDriver* file, const LogSink& log,
   if (!header->is_dirty()) return absl::OkStatus();
   // Not owned: the channel lives no longer than this call.
   ByteChannel channel(std::shared_ptr<BlockDriver>(file, [](BlockDriver*) {}));
+  // A repair would cut a snapshot table that breaks a limit: only for who asks
+  // for it.
+  SnapshotTableReader snapshots(&channel, *header);
+  while (!snapshots.at_end()) {
+    const absl::Status status = snapshots.next().status();
+    if (!status.ok()) return status;
+  }
   CheckOptions options;
   options.fix_leaks = options.fix_errors = true;
   if (log) {
@@ -131,15 +143,29 @@ absl::Status repair_if_dirty(BlockDriver* file, const LogSink& log,
     return with_context(result.status(),
                         "the image is marked dirty and cannot be repaired");
   }
-  if (result->corruptions != 0 || result->check_errors != 0) {
-    return absl::DataLossError(absl::StrCat(
-        "the image is marked dirty, and after a repair ", result->corruptions,
-        " corruptions and ", result->check_errors, " check errors are left"));
+  if (result->check_errors != 0) {
+    return absl::DataLossError(
+        absl::StrCat("the image is marked dirty, and ", result->check_errors,
+                     " errors kept it from being repaired"));
   }
   absl::StatusOr<Header> repaired = read_header_of(file);
   if (!repaired.ok()) return repaired.status();
   *header = *std::move(repaired);
-  return absl::OkStatus();
+  if (result->corruptions == 0) return absl::OkStatus();
+  // The refcounts are right, and that is what the mark is about.  Whoever comes
+  // upon the rest is told so.
+  if (log) {
+    log(LogSeverity::kWarning,
+        absl::StrCat("qcow2: after a repair ", result->corruptions,
+                     " corruptions are left"));
+  }
+  header->incompatible_features &= ~kIncompatibleDirty;
+  std::array<uint8_t, 8> bytes{};
+  store_big64(bytes.data(), header->incompatible_features);
+  absl::Status status =
+      channel.write(Purpose::kHeaderUpdate, bytes.data(), bytes.size(),
+                    kIncompatibleFeaturesOffset);
+  return status.ok() ? channel.flush() : status;
 }
 
 }  // namespace spindle::qcow2

@@ -41,19 +41,9 @@ ByteRange Snapshots::l1_extent(const Snapshot& snapshot) const {
                    image_.geometry().cluster_bytes())};
 }
 
-absl::Status Snapshots::check_tables() const {
-  for (const Snapshot& snapshot : snapshots_) {
-    absl::Status status =
-        check_snapshot_l1(snapshot, image_.geometry().cluster_bytes(),
-                          image_.file().length_bytes());
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Snapshots::prepare_for_writing() {
-  absl::Status status = load();
-  return status.ok() ? check_tables() : status;
+absl::Status Snapshots::check_l1(const Snapshot& snapshot) const {
+  return check_snapshot_l1(snapshot, image_.geometry().cluster_bytes(),
+                           image_.file().length_bytes());
 }
 
 absl::Status Snapshots::enter_extents() {
@@ -67,6 +57,8 @@ absl::Status Snapshots::enter_extents() {
   absl::Status status = enter(MetadataKind::kSnapshotTable, table_);
   for (const Snapshot& snapshot : snapshots_) {
     if (!status.ok()) break;
+    // A damaged one keeps nobody from the disk: nothing uses it.
+    if (!check_l1(snapshot).ok()) continue;
     status = enter(MetadataKind::kSnapshotL1Table, l1_extent(snapshot));
   }
   if (!status.ok()) {
@@ -285,7 +277,8 @@ absl::Status Snapshots::apply(absl::string_view name) {
   const absl::StatusOr<size_t> index = find(name);
   if (!index.ok()) return index.status();
   const Snapshot& snapshot = snapshots_[*index];
-  status = make_room_for(snapshot);
+  status = check_l1(snapshot);
+  if (status.ok()) status = make_room_for(snapshot);
   if (status.ok()) status = image_.rounds().settle();
   if (!status.ok()) return status;
   const absl::StatusOr<TableReferences::L1Entries> read =
@@ -328,6 +321,8 @@ absl::Status Snapshots::remove(absl::string_view name) {
   const absl::StatusOr<size_t> index = find(name);
   if (!index.ok()) return index.status();
   const Snapshot snapshot = snapshots_[*index];
+  status = check_l1(snapshot);
+  if (!status.ok()) return status;
   const absl::StatusOr<TableReferences::L1Entries> entries =
       references_.read_l1({snapshot.l1_table_offset}, snapshot.l1_entry_count);
   if (!entries.ok()) return entries.status();

@@ -45,10 +45,11 @@ class Snapshots {
   // Both must outlive this.
   Snapshots(Image* image, TableReferences* references);
 
-  // Reads and checks the snapshot table; before anything is written.
-  absl::Status prepare_for_writing();
+  // Reads the snapshot table; before anything is written.
+  absl::Status prepare_for_writing() { return load(); }
   // Enters where the tables lie, for the overlap check; when the image has
-  // entered its own.  Errors leave none of them entered.
+  // entered its own.  Errors leave none of them entered.  A snapshot whose L1
+  // table cannot be right is left alone: it can be neither applied nor removed.
   absl::Status enter_extents();
 
   // REQUIRES: prepared for writing.
@@ -65,7 +66,7 @@ class Snapshots {
 
  private:
   absl::Status load();
-  absl::Status check_tables() const;
+  absl::Status check_l1(const Snapshot& snapshot) const;
   absl::StatusOr<size_t> find(absl::string_view snapshot) const;
   std::string unused_id() const;
   ByteRange l1_extent(const Snapshot& snapshot) const;

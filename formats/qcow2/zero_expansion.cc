@@ -46,12 +46,16 @@ class TableList {
   std::vector<HostOffset> tables_;
 };
 
-absl::Status add_tables_of(ByteChannel* file, const Snapshot& snapshot,
+absl::Status add_tables_of(Image* image, const Snapshot& snapshot,
                            TableList* list) {
+  if (snapshot.l1_entry_count == 0) return absl::OkStatus();
+  ByteChannel& file = image->file();
+  absl::Status status = check_snapshot_l1(
+      snapshot, image->geometry().cluster_bytes(), file.length_bytes());
+  if (!status.ok()) return status;
   std::vector<uint8_t> bytes(uint64_t{snapshot.l1_entry_count} * kL1EntryBytes);
-  if (bytes.empty()) return absl::OkStatus();
-  absl::Status status = file->read(Purpose::kL1Load, bytes.data(), bytes.size(),
-                                   snapshot.l1_table_offset);
+  status = file.read(Purpose::kL1Load, bytes.data(), bytes.size(),
+                     snapshot.l1_table_offset);
   for (size_t at = 0; status.ok() && at < bytes.size(); at += kL1EntryBytes)
     status = list->add(load_big64(&bytes[at]));
   return status;
@@ -193,7 +197,7 @@ absl::StatusOr<std::vector<HostOffset>> list_l2_tables(Image* image,
   while (!reader.at_end()) {
     const absl::StatusOr<Snapshot> snapshot = reader.next();
     if (!snapshot.ok()) return snapshot.status();
-    absl::Status status = add_tables_of(&image->file(), *snapshot, &list);
+    absl::Status status = add_tables_of(image, *snapshot, &list);
     if (!status.ok()) return status;
   }
   return list.take();

@@ -397,10 +397,27 @@ TEST(Check, ADirtyImageIsRepairedWhenItIsOpenedForWriting) {
   const absl::Status judged = image.close_and_check();
   EXPECT_TRUE(judged.ok()) << judged;
 
-  // What no repair makes good keeps writers out.
+  // What no repair makes good keeps nobody from the rest.
   const Places at(dirty);
   set_big64(&dirty, at.l2, get_big64(dirty, at.l2) | 512);
-  EXPECT_EQ(open_qcow2(in_memory(dirty), {}, {}).status().code(),
+  MemoryImage rest({.size_bytes = kDiskBytes, .bytes = dirty});
+  EXPECT_FALSE(rest.driver().info().dirty);
+  ASSERT_TRUE(rest.write({8192, 4096}, 8).ok());
+  EXPECT_TRUE(rest.reads_as({8192, 4096}, 8));
+  EXPECT_FALSE(read_bytes(rest.driver(), {0, 4096}).ok());
+  EXPECT_TRUE(rest.close().ok());
+  EXPECT_EQ(get_big64(rest.memory().content(), kIncompatibleFeaturesOffset) &
+                kIncompatibleDirty,
+            0u);
+}
+
+// As long as it is not known what is referenced, nothing may be allocated.
+TEST(Check, ADirtyImageThatCannotBeCheckedStaysClosed) {
+  std::string dirty = sound_image();
+  set_big64(&dirty, kIncompatibleFeaturesOffset, kIncompatibleDirty);
+  const auto file = std::make_shared<ObservingDriver>(in_memory(dirty));
+  file->fail_at({.purpose = Purpose::kL2Load}, EIO, 1);
+  EXPECT_EQ(open_qcow2(file, {}, {}).status().code(),
             absl::StatusCode::kDataLoss);
 }
 

@@ -298,8 +298,9 @@ void compare_repairs(const Bytes& bytes, const std::string& repair,
   // QEMU is the judge of what we leave.
   EXPECT_EQ(is_clean(look.check), is_clean(ours))
       << said << absl::StrJoin(look.check.lines, "\n");
-  if (damage.is_repaired && repair == "all")
+  if (damage.is_repaired && repair == "all") {
     EXPECT_TRUE(is_clean(ours)) << said;
+  }
   if (qemu_fails) return;
   EXPECT_EQ(fixes_of(ours), fixes_of(theirs)) << said;
   EXPECT_EQ(is_clean(ours), is_clean(theirs)) << said;
@@ -323,7 +324,9 @@ TEST(SnapshotTableRepair, IsQemus) {
       const CheckReport ours =
           check_with_ours(in_memory(image.bytes), CheckOptions());
       EXPECT_EQ(counts_of(ours), counts_of(theirs));
-      if (!theirs.failed) EXPECT_EQ(ours.lines, theirs.lines);
+      if (!theirs.failed) {
+        EXPECT_EQ(ours.lines, theirs.lines);
+      }
       ::unlink(path.c_str());
       compare_repairs(image.bytes, "leaks", damage);
       compare_repairs(image.bytes, "all", damage);
@@ -362,7 +365,9 @@ TEST(SnapshotTableRepair, DropsWhatIsBeyondTheLimits) {
     EXPECT_TRUE(table_of(file) == table_of_file(path));
     const std::string content = file->content();
     const uint32_t left = load_big32(content.data() + kSnapshotCountOffset);
-    if (c.kept != 0) EXPECT_EQ(left, c.kept);
+    if (c.kept != 0) {
+      EXPECT_EQ(left, c.kept);
+    }
     EXPECT_LE(left, kMaxSnapshotCount);
     ASSERT_TRUE(save(content, path).ok());
     EXPECT_TRUE(is_clean(check_with_qemu(path)));
