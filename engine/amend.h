@@ -15,6 +15,8 @@ namespace spindle {
 struct AmendOptions {
   // What shall be otherwise, by the names of creation options.
   std::map<std::string, std::string> changes;
+  // Also what loses data for good (the last key slot of an encrypted image).
+  bool force = false;
   // How far it is; 0 <= done <= total.  From one thread at a time; may be
   // empty.
   std::function<void(uint64_t done, uint64_t total)> progress = nullptr;

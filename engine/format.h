@@ -19,6 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "engine/block_driver.h"
+#include "engine/secret_store.h"
 
 namespace spindle {
 
@@ -92,7 +93,9 @@ using OpenChild = std::function<absl::StatusOr<std::shared_ptr<BlockDriver>>(
 
 struct OpenContext {
   OpenChild open_child = nullptr;  // may be empty: nothing may be opened
-  LogSink log = nullptr;           // may be empty
+  // What "key-secret=ID" and its like refer to; may be null.
+  std::shared_ptr<const SecretStore> secrets = nullptr;
+  LogSink log = nullptr;  // may be empty
   int depth = 0;
 };
 
@@ -104,6 +107,8 @@ struct CreateOptions {
   std::string backing_format;
   // Do not open the backing file to check it (-u).
   bool unsafe_backing = false;
+  // What "key-secret=ID" and its like refer to; may be null.
+  std::shared_ptr<const SecretStore> secrets = nullptr;
   // Everything else, by QEMU's names; unknown names are errors.
   OptionMap options;
 };
@@ -176,6 +181,8 @@ class ImageFormat {
   // What BlockDriver::amend() can change; empty: nothing.
   virtual std::vector<OptionHelp> amend_options() const { return {}; }
   virtual bool supports_backing() const { return false; }
+  // Whether what nobody has written reads as zeroes (encrypted: as noise).
+  virtual bool new_images_read_as_zeroes() const { return true; }
   // How much of the file create() needs before it starts (raw: the image's
   // size; formats that grow: 0), with what the protocol must know of `options`.
   virtual uint64_t initial_file_length(const CreateOptions& options) const = 0;

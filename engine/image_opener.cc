@@ -244,6 +244,7 @@ OpenContext ImageOpener::context_for(const OpenOptions& options,
     return opener.open_child(linked, options, chain);
   };
   context.log = policy_.log;
+  context.secrets = policy_.secrets;
   context.depth = depth;
   return context;
 }
@@ -321,6 +322,7 @@ absl::Status ImageOpener::create(const std::string& filename,
   if (!status.ok()) return status;
 
   CreateOptions complete = options;
+  if (complete.secrets == nullptr) complete.secrets = policy_.secrets;
   complete.options = only_listed(options.options, (*format)->create_options());
   if (!options.backing_filename.empty()) {
     if (!(*format)->supports_backing()) {

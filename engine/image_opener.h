@@ -37,6 +37,8 @@ class ImageOpener {
     std::function<absl::Status(const ChildRequest& request)> child_policy =
         nullptr;
     LogSink log = nullptr;
+    // What options like "key-secret=ID" refer to; may be null.
+    std::shared_ptr<const SecretStore> secrets = nullptr;
   };
 
   ImageOpener(DriverRegistry registry, Policy policy);

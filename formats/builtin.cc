@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "formats/filters/filters.h"
+#include "formats/luks/luks_format.h"
 #include "formats/qcow2/qcow2_format.h"
 #include "formats/raw/protocols.h"
 #include "formats/raw/raw_format.h"
@@ -15,6 +16,7 @@ DriverRegistry make_registry() {
   // Every format but raw: what a guess can find.
   const std::vector<const ImageFormat*> structured = {
       qcow2::qcow2_format(),
+      luks::luks_format(),
       vdi::vdi_format(),
   };
   // Lives as long as the process.

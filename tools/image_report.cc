@@ -18,6 +18,8 @@
 #include "engine/errors.h"
 #include "engine/image_opener.h"
 #include "engine/sector.h"
+#include "formats/crypto/algorithms.h"
+#include "formats/luks/header.h"
 #include "formats/qcow2/bitmap_directory.h"
 #include "formats/qcow2/header.h"
 #include "formats/qcow2/snapshot_table.h"
@@ -172,6 +174,47 @@ absl::StatusOr<ImageReport> report_opened(
   return report;
 }
 
+// The part that is specific to LUKS, by QEMU's names.
+Json describe_luks(const luks::Header& header) {
+  Json data;
+  data["ivgen-alg"] =
+      std::string(crypto::iv_generator_name(header.spec.iv_generator));
+  data["hash-alg"] = std::string(crypto::hash_name(header.hash));
+  data["cipher-alg"] = crypto::cipher_name(header.spec.cipher);
+  data["uuid"] = header.uuid;
+  if (header.spec.iv_generator == crypto::IvGenerator::kEssiv) {
+    data["ivgen-hash-alg"] =
+        std::string(crypto::hash_name(header.spec.iv_hash));
+  }
+  data["cipher-mode"] = std::string(crypto::mode_name(header.spec.mode));
+  data["slots"] = Json::array();
+  for (const luks::KeySlot& slot : header.slots) {
+    Json one;
+    one["active"] = slot.active;
+    if (slot.active) one["iters"] = slot.iterations;
+    one["key-offset"] = uint64_t{slot.material_sector} * kSectorSizeBytes;
+    if (slot.active) one["stripes"] = luks::kStripes;
+    data["slots"].push_back(std::move(one));
+  }
+  data["payload-offset"] = uint64_t{header.payload_sector} * kSectorSizeBytes;
+  data["master-key-iters"] = header.key_iterations;
+  return data;
+}
+
+absl::StatusOr<ImageReport> report_luks(const BlockDriver& storage,
+                                        absl::Span<const uint8_t> head,
+                                        ImageReport report) {
+  const absl::StatusOr<luks::Header> header =
+      luks::parse_header(head, storage.length_bytes());
+  if (!header.ok()) return header.status();
+  report.virtual_size_bytes =
+      align_down(storage.length_bytes(), kSectorSizeBytes) -
+      uint64_t{header->payload_sector} * kSectorSizeBytes;
+  report.encrypted = true;
+  report.format_specific = describe_luks(*header);
+  return report;
+}
+
 absl::StatusOr<ImageReport> report_storage(
     const DriverRegistry& registry, const std::shared_ptr<BlockDriver>& storage,
     const std::string& filename, const std::string& format_name) {
@@ -198,6 +241,12 @@ absl::StatusOr<ImageReport> report_storage(
   if (report.format == "vdi") {
     return report_opened(*registry.find_format(report.format), storage,
                          std::move(report));
+  }
+  if (report.format == "luks") {
+    const absl::StatusOr<std::vector<uint8_t>> head =
+        read_head(*storage, &channel, luks::kHeaderBytes);
+    if (!head.ok()) return head.status();
+    return report_luks(*storage, *head, std::move(report));
   }
   report.virtual_size_bytes =
       align_up(storage->length_bytes(), kSectorSizeBytes);
@@ -334,7 +383,6 @@ Json to_json(const ImageReport& report) {
   json["format"] = report.format;
   if (report.actual_size_bytes.has_value())
     json["actual-size"] = *report.actual_size_bytes;
-  if (report.encrypted) json["encrypted"] = true;
   if (!report.format_specific.is_null()) {
     json["format-specific"]["type"] = report.format;
     json["format-specific"]["data"] = report.format_specific;
@@ -343,6 +391,7 @@ Json to_json(const ImageReport& report) {
     json["full-backing-filename"] = report.full_backing_filename;
     json["backing-filename"] = report.backing_filename;
   }
+  if (report.encrypted) json["encrypted"] = true;
   json["dirty-flag"] = report.dirty;
   return json;
 }

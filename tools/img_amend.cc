@@ -18,6 +18,7 @@
 #include "formats/builtin.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
+#include "tools/image_opts.h"
 
 namespace spindle {
 namespace {
@@ -27,6 +28,8 @@ struct AmendArguments {
   std::string format;
   std::string cache = "writeback";
   std::vector<std::string> options;
+  std::vector<std::string> objects;
+  bool image_opts = false;
   bool quiet = false;
   bool progress = false;
   bool force = false;
@@ -85,6 +88,7 @@ int amend_image(BlockDriver* image, const AmendArguments& arguments,
   show_progress(shows, 0, 1);
   AmendOptions options;
   options.changes = std::move(changes);
+  options.force = arguments.force;
   options.progress = [shows](uint64_t done, uint64_t total) {
     show_progress(shows, done, total);
   };
@@ -118,9 +122,13 @@ int run_amend(const AmendArguments& arguments) {
 
   ImageOpener::Policy policy;
   policy.probe_image = arguments.format.empty();
+  const auto secrets = load_secrets(arguments.objects);
+  if (!secrets.ok()) return fail(secrets.status().message());
+  policy.secrets = *secrets;
   const ImageOpener opener(builtin_drivers(), std::move(policy));
   absl::StatusOr<std::shared_ptr<BlockDriver>> image =
-      opener.open(arguments.filename, arguments.format, OpenOptions());
+      open_named(opener, arguments.filename, arguments.format,
+                 arguments.image_opts, OpenOptions());
   if (!image.ok()) return fail_to_open(arguments.filename, image.status());
   if (help) return print_help(std::string((*image)->format_name()));
   return amend_image(image->get(), arguments, std::move(changes));
@@ -141,11 +149,13 @@ Command add_amend_command(CLI::App* app) {
       ->expected(1)
       ->take_all()
       ->allow_extra_args(false);
+  add_object_option(amend, &arguments->objects);
+  amend->add_flag("--image-opts", arguments->image_opts,
+                  "the image is a list of options, not a file name");
   amend->add_option("-t", arguments->cache, "cache mode (writeback)");
   amend->add_flag("-q", arguments->quiet, "print nothing");
   amend->add_flag("-p", arguments->progress, "show how far it is");
-  amend->add_flag("--force", arguments->force,
-                  "also what could endanger data (nothing here does)");
+  amend->add_flag("--force", arguments->force, "also what loses data for good");
   return [arguments] { return run_amend(*arguments); };
 }
 

@@ -31,6 +31,7 @@
 #include "tools/cli_text.h"
 #include "tools/commands.h"
 #include "tools/image_copier.h"
+#include "tools/image_opts.h"
 #include "tools/new_file.h"
 #include "tools/progress_bar.h"
 #include "tools/sector_status.h"
@@ -58,6 +59,8 @@ struct ConvertArguments {
   std::string rate_limit;
   std::string source_cache = "writeback";
   std::string target_cache = "unsafe";
+  std::vector<std::string> objects;
+  bool image_opts = false;
   bool force_share = false;
   bool skip_create = false;
   bool target_is_zero = false;
@@ -83,11 +86,11 @@ std::optional<SnapshotChoice> chosen_snapshot(const std::string& text) {
 
 absl::StatusOr<std::unique_ptr<BlockDevice>> open_device(
     const ImageOpener& opener, const std::string& filename,
-    const std::string& format, OpenOptions options, CacheMode cache_mode,
-    Executor* executor) {
+    const std::string& format, bool image_opts, OpenOptions options,
+    CacheMode cache_mode, Executor* executor) {
   apply_cache_mode(cache_mode, &options);
   absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
-      opener.open(filename, format, options);
+      open_named(opener, filename, format, image_opts, options);
   BlockDeviceOptions device_options;
   // Compression is work for every processor.
   device_options.max_workers = executor->width();
@@ -134,8 +137,11 @@ absl::Status copy(const ConvertArguments& arguments, CopyOptions options,
   options.compress = arguments.compress;
   options.in_order = !arguments.out_of_order;
   options.max_pieces = arguments.coroutines;
-  const bool is_new =
-      !arguments.skip_create && !is_block_device(arguments.target);
+  const bool is_new = !arguments.skip_create &&
+                      !is_block_device(arguments.target) &&
+                      builtin_drivers()
+                          .find_format(arguments.target_format)
+                          ->new_images_read_as_zeroes();
   options.target_reads_as_zeroes =
       !options.target_has_backing && (is_new || arguments.target_is_zero);
   if (arguments.progress && !arguments.quiet) {
@@ -165,9 +171,12 @@ absl::Status convert(const ConvertArguments& arguments,
         status, absl::StrCat(arguments.target, ": error while converting ",
                              arguments.target_format));
   }
-  absl::StatusOr<std::unique_ptr<BlockDevice>> target = open_device(
-      opener, arguments.target, arguments.target_format,
-      tool_open_options(arguments.target_format), plan.target_cache, executor);
+  OpenOptions target_options = tool_open_options(arguments.target_format);
+  add_key_secrets(plan.create.options, &target_options.driver_options);
+  absl::StatusOr<std::unique_ptr<BlockDevice>> target =
+      open_device(opener, arguments.target, arguments.target_format,
+                  /*image_opts=*/false, std::move(target_options),
+                  plan.target_cache, executor);
   if (!target.ok()) return target.status();
   status = check_target(arguments, **target, length);
   BlockDriver& target_driver = (*target)->driver();
@@ -304,14 +313,17 @@ int run_convert(const ConvertArguments& arguments) {
   if (!executor.ok()) return fail(executor.status().message());
   ImageOpener::Policy policy;
   policy.probe_image = arguments.source_format.empty();
+  const auto secrets = load_secrets(arguments.objects);
+  if (!secrets.ok()) return fail(secrets.status().message());
+  policy.secrets = *secrets;
   const ImageOpener opener(builtin_drivers(), policy);
   OpenOptions source_options;
   source_options.read_only = true;
   source_options.snapshot = chosen_snapshot(arguments.snapshot);
   source_options.force_share = arguments.force_share;
-  absl::StatusOr<std::unique_ptr<BlockDevice>> source =
-      open_device(opener, arguments.source, arguments.source_format,
-                  source_options, plan->source_cache, executor->get());
+  absl::StatusOr<std::unique_ptr<BlockDevice>> source = open_device(
+      opener, arguments.source, arguments.source_format, arguments.image_opts,
+      source_options, plan->source_cache, executor->get());
   if (!source.ok()) return fail(source.status().message());
 
   // A limit on the size of files is an error like any other: the process must
@@ -338,6 +350,9 @@ Command add_convert_command(CLI::App* app) {
   convert->add_option("target", arguments->target, "the new image");
   convert->add_option("-f", arguments->source_format,
                       "the source's format; guessed if not stated");
+  add_object_option(convert, &arguments->objects);
+  convert->add_flag("--image-opts", arguments->image_opts,
+                    "the source is a list of options, not a file name");
   convert->add_option("-l", arguments->snapshot,
                       "copy this snapshot: snapshot.id=ID,snapshot.name=NAME, "
                       "or an id or a name");

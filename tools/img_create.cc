@@ -21,6 +21,7 @@
 #include "formats/options/option_values.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
+#include "tools/image_opts.h"
 #include "tools/new_file.h"
 
 namespace spindle {
@@ -33,6 +34,7 @@ struct CreateArguments {
   std::string backing_filename;
   std::string backing_format;
   std::vector<std::string> options;
+  std::vector<std::string> objects;
   bool quiet = false;
   bool unsafe_backing = false;
   bool backing_given = false;
@@ -59,10 +61,12 @@ constexpr PrintedOption kPrintedOfVdi[] = {
     {"extent_size_hint", nullptr},
 };
 constexpr PrintedOption kPrintedOfOthers[] = {
-    {"size", nullptr},
-    {"preallocation", nullptr},
-    {"nocow", nullptr},
-    {"extent_size_hint", nullptr},
+    {"size", nullptr},           {"preallocation", nullptr},
+    {"nocow", nullptr},          {"extent_size_hint", nullptr},
+    {"key-secret", nullptr},     {"cipher-alg", nullptr},
+    {"cipher-mode", nullptr},    {"ivgen-alg", nullptr},
+    {"ivgen-hash-alg", nullptr}, {"hash-alg", nullptr},
+    {"iter-time", nullptr},
 };
 
 // Moves what the command line or "-o" says about `name` out of `create`.
@@ -231,7 +235,11 @@ int run_create(const CreateArguments& arguments) {
   }
   if (arguments.filename.empty()) return fail("Expecting image file name");
 
-  const ImageOpener opener(registry, ImageOpener::Policy{});
+  const auto secrets = load_secrets(arguments.objects);
+  if (!secrets.ok()) return fail(secrets.status().message());
+  ImageOpener::Policy policy;
+  policy.secrets = *secrets;
+  const ImageOpener opener(registry, std::move(policy));
   absl::Status status = read_size(arguments, &create);
   if (!status.ok()) return fail(status.message());
   status = read_backing(arguments, &create);
@@ -262,6 +270,7 @@ Command add_create_command(CLI::App* app) {
       "its length; suffixes k, M, G, T, P, E; an overlay's default is that of "
       "its backing file");
   create->add_option("-f", arguments->format, "its format (raw)");
+  add_object_option(create, &arguments->objects);
   CLI::Option* backing =
       create->add_option("-b", arguments->backing_filename, "its backing file");
   create->add_option("-F", arguments->backing_format,

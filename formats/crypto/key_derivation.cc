@@ -82,7 +82,8 @@ absl::StatusOr<SecretBytes> derive_key(Hash hash,
 
 absl::StatusOr<uint64_t> measure_iterations(Hash hash, size_t key_bytes,
                                             absl::Duration time) {
-  constexpr absl::Duration kLongEnough = absl::Milliseconds(100);
+  const absl::Duration long_enough =
+      std::clamp(time, absl::Milliseconds(5), absl::Milliseconds(100));
   constexpr uint8_t kSample[32] = {};
   uint32_t iterations = 1 << 12;
   while (true) {
@@ -91,7 +92,7 @@ absl::StatusOr<uint64_t> measure_iterations(Hash hash, size_t key_bytes,
         derive_key(hash, kSample, kSample, iterations, key_bytes);
     if (!key.ok()) return key.status();
     const absl::Duration spent = thread_time() - before;
-    if (spent >= kLongEnough ||
+    if (spent >= long_enough ||
         iterations > std::numeric_limits<uint32_t>::max() / 2) {
       return static_cast<uint64_t>(iterations *
                                    absl::FDivDuration(time, spent));

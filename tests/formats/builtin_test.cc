@@ -21,7 +21,7 @@ using testing::ScratchFile;
 TEST(BuiltinDrivers, AreListedOnce) {
   const DriverRegistry& registry = builtin_drivers();
   EXPECT_EQ(&registry, &builtin_drivers());
-  for (const char* name : {"raw", "qcow2", "vdi"}) {
+  for (const char* name : {"raw", "qcow2", "vdi", "luks"}) {
     ASSERT_NE(registry.find_format(name), nullptr) << name;
     EXPECT_EQ(registry.find_format(name)->name(), name);
   }

@@ -1,0 +1,189 @@
+#include "formats/luks/amend.h"
+
+#include <algorithm>
+#include <memory>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "formats/luks/create.h"
+#include "formats/options/option_values.h"
+
+namespace spindle::luks {
+namespace {
+
+constexpr uint64_t kMaxIterTimeMs = 3'600'000;
+constexpr uint64_t kDefaultIterTimeMs = 2000;
+
+using Changes = std::map<std::string, std::string>;
+
+bool has(const Changes& changes, const std::string& name) {
+  return changes.count(name) != 0;
+}
+
+absl::StatusOr<uint64_t> number_within(const Changes& changes,
+                                       const std::string& name, uint64_t least,
+                                       uint64_t most, uint64_t otherwise) {
+  const auto found = changes.find(name);
+  if (found == changes.end()) return otherwise;
+  const absl::StatusOr<uint64_t> value =
+      parse_number_option(name, found->second);
+  if (!value.ok()) return value.status();
+  if (*value >= least && *value <= most) return *value;
+  return absl::InvalidArgumentError(
+      absl::StrCat("option '", name, "' is ", *value, "; it must be between ",
+                   least, " and ", most));
+}
+
+absl::StatusOr<std::optional<size_t>> stated_slot(const Changes& changes) {
+  if (!has(changes, "keyslot")) return std::nullopt;
+  const absl::StatusOr<uint64_t> number =
+      number_within(changes, "keyslot", 0, kSlotCount - 1, 0);
+  if (!number.ok()) return number.status();
+  return static_cast<size_t>(*number);
+}
+
+absl::Status refuse(const Changes& changes, const std::string& name,
+                    absl::string_view state) {
+  if (!has(changes, name)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "option '", name, "' makes no sense with state '", state, "'"));
+}
+
+absl::StatusOr<size_t> slot_to_fill(const Header& header,
+                                    std::optional<size_t> stated, bool force) {
+  if (stated.has_value()) {
+    if (!header.slots[*stated].active || force) return *stated;
+    return absl::FailedPreconditionError(absl::StrCat(
+        "key slot ", *stated, " is active; it must be erased first"));
+  }
+  for (size_t i = 0; i < kSlotCount; ++i) {
+    if (!header.slots[i].active) return i;
+  }
+  return absl::ResourceExhaustedError(
+      absl::StrCat("all ", kSlotCount, " key slots are active"));
+}
+
+absl::Status fill(const HeaderArea& area, Header* header,
+                  const SecretBytes& key, const SecretStore* secrets,
+                  const AmendOptions& options) {
+  const Changes& changes = options.changes;
+  absl::Status status = refuse(changes, "old-secret", "active");
+  if (!status.ok()) return status;
+  if (!has(changes, "new-secret")) {
+    return absl::InvalidArgumentError(
+        "option 'new-secret' is required to activate a key slot");
+  }
+  const auto secret = find_secret(changes, "new-secret", secrets);
+  if (!secret.ok()) return secret.status();
+  const auto time = number_within(changes, "iter-time", 1, kMaxIterTimeMs,
+                                  kDefaultIterTimeMs);
+  if (!time.ok()) return time.status();
+  const auto stated = stated_slot(changes);
+  if (!stated.ok()) return stated.status();
+  const auto number = slot_to_fill(*header, *stated, options.force);
+  if (!number.ok()) return number.status();
+  if (header->slots[*number].active) {
+    // Forced: the old passphrase is given up first.
+    status = erase_slot(area, header, *number);
+    if (!status.ok()) return status;
+  }
+  return fill_slot(area, header, *number, (*secret)->span(), key,
+                   absl::Milliseconds(static_cast<int64_t>(*time)));
+}
+
+// The active slots that the passphrase opens.
+absl::StatusOr<std::vector<size_t>> matching_slots(
+    const HeaderArea& area, const Header& header, std::optional<size_t> stated,
+    absl::Span<const uint8_t> passphrase) {
+  std::vector<size_t> matching;
+  for (size_t i = 0; i < kSlotCount; ++i) {
+    if (!header.slots[i].active || stated.value_or(i) != i) continue;
+    const auto key = unlock_slot(area, header, i, passphrase);
+    if (!key.ok()) return key.status();
+    if (key->has_value()) matching.push_back(i);
+  }
+  if (!matching.empty()) return matching;
+  return absl::InvalidArgumentError(
+      stated.has_value()
+          ? absl::StrCat("key slot ", *stated, " has another passphrase")
+          : "no key slot has the passphrase that 'old-secret' names");
+}
+
+absl::StatusOr<std::vector<size_t>> slots_to_erase(
+    const HeaderArea& area, const Header& header, const SecretStore* secrets,
+    const AmendOptions& options) {
+  const Changes& changes = options.changes;
+  const auto stated = stated_slot(changes);
+  if (!stated.ok()) return stated.status();
+  if (!stated->has_value() && !has(changes, "old-secret")) {
+    return absl::InvalidArgumentError(
+        "to erase key slots, option 'keyslot' or 'old-secret' must say which");
+  }
+  if (stated->has_value() && !header.slots[**stated].active && !options.force) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("key slot ", **stated, " is inactive already"));
+  }
+  if (!has(changes, "old-secret")) return std::vector<size_t>{**stated};
+  const auto secret = find_secret(changes, "old-secret", secrets);
+  if (!secret.ok()) return secret.status();
+  return matching_slots(area, header, *stated, (*secret)->span());
+}
+
+absl::Status erase(const HeaderArea& area, Header* header,
+                   const SecretStore* secrets, const AmendOptions& options) {
+  absl::Status status = refuse(options.changes, "new-secret", "inactive");
+  if (status.ok()) status = refuse(options.changes, "iter-time", "inactive");
+  if (!status.ok()) return status;
+  const auto numbers = slots_to_erase(area, *header, secrets, options);
+  if (!numbers.ok()) return numbers.status();
+  const auto active = static_cast<size_t>(
+      std::count_if(numbers->begin(), numbers->end(),
+                    [&](size_t i) { return header->slots[i].active; }));
+  if (active == header->active_slots() && active > 0 && !options.force) {
+    return absl::FailedPreconditionError(
+        "these are the last active key slots: without them all data are lost "
+        "for good; only --force erases them");
+  }
+  for (const size_t number : *numbers) {
+    status = erase_slot(area, header, number);
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status amend_slots(const HeaderArea& area, Header* header,
+                         const SecretBytes& key, const SecretStore* secrets,
+                         const AmendOptions& options) {
+  for (const auto& [name, value] : options.changes) {
+    const auto known = amend_options();
+    if (std::none_of(known.begin(), known.end(),
+                     [&name](const OptionHelp& o) { return o.name == name; }))
+      return absl::InvalidArgumentError(
+          absl::StrCat("Invalid parameter '", name, "'"));
+  }
+  const auto state = options.changes.find("state");
+  if (state == options.changes.end())
+    return absl::InvalidArgumentError("Parameter 'state' is missing");
+  if (state->second == "active")
+    return fill(area, header, key, secrets, options);
+  if (state->second == "inactive") return erase(area, header, secrets, options);
+  return absl::InvalidArgumentError(
+      absl::StrCat("option 'state' is '", state->second,
+                   "'; it must be 'active' or 'inactive'"));
+}
+
+std::vector<OptionHelp> amend_options() {
+  return {
+      {"iter-time", "<num>", "Milliseconds that trying a passphrase takes"},
+      {"keyslot", "<num>", "Number of the slot to change (0 to 7)"},
+      {"new-secret", "<str>",
+       "ID of the secret with the slot's new passphrase"},
+      {"old-secret", "<str>", "ID of the secret whose slots are erased"},
+      {"state", "<str>", "What the slot becomes: active or inactive"},
+  };
+}
+
+}  // namespace spindle::luks
