@@ -44,7 +44,8 @@ IoVector IoRequest::qiov() {
   uint8_t* next = buffer_.data();
   for (const uint64_t length : lengths_) {
     segments.push_back({next, length});
-    next += length;
+    // Outside of the image there is no buffer, and the device refuses.
+    if (next != nullptr) next += length;
   }
   return image_.inside(IoVector(segments), offset_);
 }

@@ -268,7 +268,8 @@ TEST_P(ResizeRace, WhatIsSubmittedMeanwhileHasTheNewLength) {
       StoppedChange change(&fixture, each.length_bytes);
       change.wait_until_reached();
       const size_t count = kinds().size();
-      std::vector<Buffer> buffers(2 * count + synchronous_calls().size());
+      const auto synchronous = synchronous_calls();
+      std::vector<Buffer> buffers(2 * count + synchronous.size());
       std::vector<AioHandle> handles;
       std::atomic<size_t> called{0};
       for (size_t i = 0; i < count; ++i) {
@@ -286,7 +287,7 @@ TEST_P(ResizeRace, WhatIsSubmittedMeanwhileHasTheNewLength) {
       EXPECT_FALSE(handles.back().done());
       std::vector<std::future<absl::Status>> calls;
       size_t next = 2 * count;
-      for (const auto& call : synchronous_calls()) {
+      for (const auto& call : synchronous) {
         calls.push_back(std::async(std::launch::async, [&, memory = next++] {
           return call(fixture.device.get(), buffers[memory].vector(),
                       each.range);

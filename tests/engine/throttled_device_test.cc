@@ -77,8 +77,8 @@ TEST(ThrottledDevice, RequestsWaitForTheirLimitsInOrder) {
   for (const bool in_place : {false, true}) {
     BlockDeviceOptions options;
     options.run_in_place = in_place;
-    Limited limited(2, std::move(options));
     Buffers buffers(5);
+    Limited limited(2, std::move(options));
     for (uint64_t i = 0; i < 5; ++i)
       limited.device->aio_readv(Sector(8 * i), buffers[i], i);
     limited.wait(2);
@@ -93,8 +93,8 @@ TEST(ThrottledDevice, RequestsWaitForTheirLimitsInOrder) {
 }
 
 TEST(ThrottledDevice, AWaitingRequestCanBeWithdrawn) {
-  Limited limited;
   Buffers buffers(4);
+  Limited limited;
   limited.device->aio_writev(Sector(0), buffers[0], 0);
   limited.device->aio_writev(Sector(8), buffers[1], 1);
   limited.wait(2);
@@ -131,8 +131,8 @@ TEST(ThrottledDevice, WaitingRequestsHoldNoWorker) {
 }
 
 TEST(ThrottledDevice, FlushesAndStatusAreNotLimited) {
-  Limited limited;
   Buffers buffers(3);
+  Limited limited;
   for (uint64_t i = 0; i < 3; ++i)
     limited.device->aio_readv(Sector(0), buffers[i], i);
   limited.wait(2);
@@ -142,8 +142,8 @@ TEST(ThrottledDevice, FlushesAndStatusAreNotLimited) {
 }
 
 TEST(ThrottledDevice, DrainCloseAndChangesDoNotWaitForTheClock) {
-  Limited limited;
   Buffers buffers(12);
+  Limited limited;
   for (uint64_t i = 0; i < 6; ++i)
     limited.device->aio_writev(Sector(8 * i), buffers[i], i);
   EXPECT_TRUE(limited.device->drain().ok());
@@ -159,8 +159,8 @@ TEST(ThrottledDevice, DrainCloseAndChangesDoNotWaitForTheClock) {
 }
 
 TEST(ThrottledDevice, ARequestIsCheckedAgainWhenItStarts) {
-  Limited limited;
   Buffers buffers(3);
+  Limited limited;
   limited.device->aio_writev(Sector(0), buffers[0], 0);
   limited.device->aio_writev(Sector(0), buffers[1], 1);
   limited.wait(2);
