@@ -239,8 +239,8 @@ absl::StatusOr<ImageReport> report_storage(
   if (report.format == "qcow2")
     return report_qcow2(*storage, &channel, std::move(report));
   if (report.format == "vdi") {
-    return report_opened(*registry.find_format(report.format), storage,
-                         std::move(report));
+    const ImageFormat& format = *registry.find_format(report.format);
+    return report_opened(format, storage, std::move(report));
   }
   if (report.format == "luks") {
     const absl::StatusOr<std::vector<uint8_t>> head =
