@@ -55,6 +55,7 @@ absl::StatusOr<Properties> parse_properties(absl::string_view text) {
     const std::string name = item.substr(0, equals);
     if (equals == std::string::npos) {
       wipe(item.data(), item.size());
+      wipe_all(&properties);
       return absl::InvalidArgumentError(
           "a property of a secret object has no value");
     }

@@ -115,7 +115,9 @@ CopyOnReadDriver::first_piece_above_bottom(ByteRange range) {
 }
 
 bool CopyOnReadDriver::must_copy(ByteRange range) {
-  range.length = std::min(range.end(), length_bytes()) - range.offset;
+  // It may have become shorter since the caller looked.
+  const uint64_t end = std::min(range.end(), length_bytes());
+  range.length = end - std::min(end, range.offset);
   while (!range.empty()) {
     const Piece piece = first_piece(range);
     if (piece.copy) return true;

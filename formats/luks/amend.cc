@@ -12,35 +12,22 @@
 namespace spindle::luks {
 namespace {
 
-constexpr uint64_t kMaxIterTimeMs = 3'600'000;
-constexpr uint64_t kDefaultIterTimeMs = 2000;
-
 using Changes = std::map<std::string, std::string>;
 
 bool has(const Changes& changes, const std::string& name) {
   return changes.count(name) != 0;
 }
 
-absl::StatusOr<uint64_t> number_within(const Changes& changes,
-                                       const std::string& name, uint64_t least,
-                                       uint64_t most, uint64_t otherwise) {
-  const auto found = changes.find(name);
-  if (found == changes.end()) return otherwise;
-  const absl::StatusOr<uint64_t> value =
-      parse_number_option(name, found->second);
-  if (!value.ok()) return value.status();
-  if (*value >= least && *value <= most) return *value;
-  return absl::InvalidArgumentError(
-      absl::StrCat("option '", name, "' is ", *value, "; it must be between ",
-                   least, " and ", most));
-}
-
 absl::StatusOr<std::optional<size_t>> stated_slot(const Changes& changes) {
-  if (!has(changes, "keyslot")) return std::nullopt;
+  const auto given = changes.find("keyslot");
+  if (given == changes.end()) return std::nullopt;
   const absl::StatusOr<uint64_t> number =
-      number_within(changes, "keyslot", 0, kSlotCount - 1, 0);
+      parse_number_option("keyslot", given->second);
   if (!number.ok()) return number.status();
-  return static_cast<size_t>(*number);
+  if (*number < kSlotCount) return static_cast<size_t>(*number);
+  return absl::InvalidArgumentError(
+      absl::StrCat("option 'keyslot' is ", *number,
+                   "; it must be between 0 and ", kSlotCount - 1));
 }
 
 absl::Status refuse(const Changes& changes, const std::string& name,
@@ -76,8 +63,7 @@ absl::Status fill(const HeaderArea& area, Header* header,
   }
   const auto secret = find_secret(changes, "new-secret", secrets);
   if (!secret.ok()) return secret.status();
-  const auto time = number_within(changes, "iter-time", 1, kMaxIterTimeMs,
-                                  kDefaultIterTimeMs);
+  const auto time = find_iter_time(changes, "");
   if (!time.ok()) return time.status();
   const auto stated = stated_slot(changes);
   if (!stated.ok()) return stated.status();
@@ -88,8 +74,7 @@ absl::Status fill(const HeaderArea& area, Header* header,
     status = erase_slot(area, header, *number);
     if (!status.ok()) return status;
   }
-  return fill_slot(area, header, *number, (*secret)->span(), key,
-                   absl::Milliseconds(static_cast<int64_t>(*time)));
+  return fill_slot(area, header, *number, (*secret)->span(), key, *time);
 }
 
 // The active slots that the passphrase opens.

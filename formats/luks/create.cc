@@ -105,17 +105,9 @@ absl::StatusOr<CreatePlan> plan_create(const OptionMap& all,
   CreatePlan plan;
   absl::Status status = read_algorithms(options, &plan.header);
   if (!status.ok()) return status;
-  const std::string* const time = options.find("iter-time");
-  const absl::StatusOr<uint64_t> milliseconds =
-      parse_number_option(absl::StrCat(prefix, "iter-time"),
-                          time == nullptr ? kDefaultIterTime : *time);
-  if (!milliseconds.ok()) return milliseconds.status();
-  if (*milliseconds == 0 || *milliseconds > kMaxIterTimeMs) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("option '", prefix, "iter-time' is ", *milliseconds,
-                     " ms; it must be between 1 and ", kMaxIterTimeMs));
-  }
-  plan.iter_time = absl::Milliseconds(static_cast<int64_t>(*milliseconds));
+  const absl::StatusOr<absl::Duration> time = find_iter_time(all, prefix);
+  if (!time.ok()) return time.status();
+  plan.iter_time = *time;
   if (const std::string* const secret = options.find("key-secret"))
     plan.key_secret = *secret;
   place_slots(&plan.header);
@@ -162,6 +154,21 @@ std::vector<OptionHelp> create_options() {
       {"key-secret", "<str>", "ID of the secret with the passphrase"},
       {"size", "<size>", "Virtual disk size"},
   };
+}
+
+absl::StatusOr<absl::Duration> find_iter_time(const OptionMap& options,
+                                              absl::string_view prefix) {
+  const std::string name = absl::StrCat(prefix, "iter-time");
+  const auto given = options.find(name);
+  const absl::StatusOr<uint64_t> milliseconds = parse_number_option(
+      name, given == options.end() ? kDefaultIterTime : given->second);
+  if (!milliseconds.ok()) return milliseconds.status();
+  if (*milliseconds == 0 || *milliseconds > kMaxIterTimeMs) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("option '", name, "' is ", *milliseconds,
+                     " ms; it must be between 1 and ", kMaxIterTimeMs));
+  }
+  return absl::Milliseconds(static_cast<int64_t>(*milliseconds));
 }
 
 absl::StatusOr<std::shared_ptr<const SecretBytes>> find_secret(

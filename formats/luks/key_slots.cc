@@ -166,11 +166,14 @@ absl::Status fill_slot(const HeaderArea& area, Header* header, size_t number,
     // Nobody was told that it is active.
     slot.active = false;
     const auto inactive = serialise_slot(slot);
-    area.channel
-        ->write(Purpose::kHeaderUpdate, inactive.data(), sizeof(uint32_t),
-                slot_offset(area, number))
-        .IgnoreError();
-    return status;
+    absl::Status undone =
+        area.channel->write(Purpose::kHeaderUpdate, inactive.data(),
+                            sizeof(uint32_t), slot_offset(area, number));
+    if (undone.ok()) undone = area.channel->flush();
+    if (undone.ok()) return status;
+    return with_context(
+        status, absl::StrCat("key slot ", number, " may stay active, for ",
+                             undone.message()));
   }
   header->slots[number] = slot;
   return absl::OkStatus();

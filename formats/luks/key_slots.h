@@ -43,7 +43,8 @@ absl::StatusOr<std::optional<SecretBytes>> unlock_slot(
 
 // Makes `passphrase` open the slot, durably; deriving a key from it takes about
 // `time`.  The slot becomes active by one write to one sector, after all else
-// is durable.  On error the slot is inactive, as it was.
+// is durable.  On error the slot is inactive, as it was, durably, unless the
+// error says otherwise.
 // REQUIRES: !header->slots[number].active.
 absl::Status fill_slot(const HeaderArea& area, Header* header, size_t number,
                        absl::Span<const uint8_t> passphrase,
@@ -51,7 +52,8 @@ absl::Status fill_slot(const HeaderArea& area, Header* header, size_t number,
 
 // Overwrites the slot's key material, durably, and only then calls the slot
 // inactive, durably: whatever happens between, what an inactive slot once held
-// is gone.  On error the slot is still called active, and may open no more.
+// is gone.  On error `*header` says whether the slot is still called active; it
+// may open no more.
 absl::Status erase_slot(const HeaderArea& area, Header* header, size_t number);
 
 // What a new header says to know its key by, and how long that takes.

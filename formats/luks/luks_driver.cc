@@ -174,6 +174,7 @@ absl::Status LuksDriver::resize(uint64_t length_bytes,
 }
 
 absl::Status LuksDriver::amend(const AmendOptions& options) {
+  if (read_only()) return absl::PermissionDeniedError("the volume is read-only");
   Header header;
   {
     absl::MutexLock lock(&header_mutex_);

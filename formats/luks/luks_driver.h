@@ -64,7 +64,8 @@ class LuksDriver final : public BlockDriver {
   absl::Status set_length(uint64_t length_bytes, SetLengthMode mode) override;
   absl::Status resize(uint64_t length_bytes,
                       Preallocation preallocation) override;
-  // See amend.h.  Errors: also kFailedPrecondition while another one runs.
+  // See amend.h.  Errors: also kFailedPrecondition while another one runs,
+  // kPermissionDenied if the volume is read-only.
   absl::Status amend(const AmendOptions& options) override
       ABSL_LOCKS_EXCLUDED(header_mutex_);
   absl::Status reopen(const ReopenOptions& options) override;

@@ -9,6 +9,12 @@
 #include "formats/qcow2/table_entry.h"
 
 namespace spindle::qcow2 {
+namespace {
+
+// First writes to a run wait while its holes are punched.
+constexpr uint64_t kMostInRun = 64;
+
+}  // namespace
 
 void KeptDiscards::add(GuestOffset guest, HostOffset host) {
   absl::MutexLock lock(&mutex_);
@@ -36,7 +42,10 @@ std::vector<ByteRange> KeptDiscards::durable_runs() const {
   absl::MutexLock lock(&mutex_);
   for (const auto& [guest, discard] : discards_) {
     if (discard.number > durable_) continue;
-    if (runs.empty() || runs.back().end() != guest) runs.push_back({guest, 0});
+    if (runs.empty() || runs.back().end() != guest ||
+        runs.back().length >= kMostInRun * cluster_bytes) {
+      runs.push_back({guest, 0});
+    }
     runs.back().length += cluster_bytes;
   }
   return runs;

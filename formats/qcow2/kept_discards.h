@@ -72,7 +72,8 @@ class KeptDiscards {
     Discard discard;
   };
 
-  // Guest clusters that follow each other, of which something is durable.
+  // Guest clusters that follow each other, not too many, of which something is
+  // durable.
   std::vector<ByteRange> durable_runs() const;
   // Removes and returns what is durable in `guest`.
   std::vector<Hole> take_durable(ByteRange guest);

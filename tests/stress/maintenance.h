@@ -34,6 +34,8 @@ struct MaintenanceOptions {
   // Lengths are multiples of this.
   uint64_t length_unit_bytes = 1;
   bool has_bitmaps = true;
+  // A format may be checked, but never repaired.
+  bool has_repair = true;
 };
 
 class Maintenance {

@@ -78,6 +78,10 @@ absl::StatusOr<std::unique_ptr<StressImage>> StressImage::create(
   return image;
 }
 
+std::string StressImage::folder() const {
+  return image_.path.substr(0, image_.path.rfind('/') + 1);
+}
+
 absl::Status StressImage::make_files() const {
   if (variant_.compressed) {
     absl::Status status = write_content(flat_, variant_.length_bytes);
@@ -92,7 +96,10 @@ absl::Status StressImage::make_files() const {
   if (!variant_.backing_format.empty()) {
     const absl::Status status = write_content(backing_, variant_.backing_bytes);
     if (!status.ok()) return status;
-    create.backing = backing_;
+    // The image names it without its folder: with a long path the header would
+    // leave no room for bitmaps in a first cluster of 512 bytes.
+    create.backing =
+        ImageFile{backing_.path.substr(folder().size()), backing_.format};
   }
   return qemu_create(create);
 }
@@ -111,7 +118,8 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> StressImage::open_driver(
   if (!file.ok()) return file.status();
   OpenContext context;
   context.open_child = [this](const ChildRequest& child) {
-    return open_driver({child.filename, child.format}, child.read_only, {});
+    return open_driver({folder() + child.filename, child.format},
+                       child.read_only, {});
   };
   options.driver_options = driver_options;
   return format->open(std::make_shared<ObservingDriver>(*std::move(file)),

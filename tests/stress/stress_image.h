@@ -65,6 +65,8 @@ class StressImage {
 
  private:
   explicit StressImage(const StressVariant& variant);
+  // Where all its files lie, with a slash at the end.
+  std::string folder() const;
   absl::Status make_files() const;
   absl::StatusOr<std::shared_ptr<BlockDriver>> open_driver(
       const ImageFile& image, bool read_only, const OptionMap& options) const;

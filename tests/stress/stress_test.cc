@@ -171,7 +171,8 @@ void run_once(StressImage* image, const StressVariant& variant, uint64_t seed,
        .shortest_bytes = variant.length_bytes / 2,
        .longest_bytes = 2 * variant.length_bytes,
        .length_unit_bytes = variant.format == "raw" ? uint64_t{1} : 512,
-       .has_bitmaps = has_bitmaps});
+       .has_bitmaps = has_bitmaps,
+       .has_repair = variant.format != "vdi"});
   const absl::Status started = maintenance.start(*std::move(before));
   ASSERT_TRUE(started.ok()) << started;
 
