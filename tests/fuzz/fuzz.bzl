@@ -1,5 +1,7 @@
 """fuzz_target(): a libFuzzer target, and a test that replays its corpus."""
 
+load("//build_defs:cc.bzl", "cc_binary", "cc_library", "cc_test")
+
 def fuzz_target(name, srcs, deps):
     """Makes NAME (to be built with --config=fuzz) and NAME_corpus_test.
 
@@ -8,7 +10,7 @@ def fuzz_target(name, srcs, deps):
       srcs: one source, which defines LLVMFuzzerTestOneInput.
       deps: what that needs.
     """
-    native.cc_library(
+    cc_library(
         name = name + "_lib",
         srcs = srcs,
         alwayslink = True,
@@ -16,13 +18,13 @@ def fuzz_target(name, srcs, deps):
     )
 
     # Links only with --config=fuzz, so only when it is named.
-    native.cc_binary(
+    cc_binary(
         name = name,
         linkopts = ["-fsanitize=fuzzer"],
         tags = ["manual"],
         deps = [":" + name + "_lib"],
     )
-    native.cc_test(
+    cc_test(
         name = name + "_corpus_test",
         size = "small",
         srcs = ["corpus_test.cc"],
