@@ -199,7 +199,8 @@ class BlockDriver {
   // ---- The data path -------------------------------------------------------
 
   // Fills `qiov` from the sectors that begin at `sector`.  In the last,
-  // partial sector the bytes beyond the end of the image read as zeroes.
+  // partial sector the bytes beyond the end of the image read as zeroes.  Where
+  // segments of `qiov` overlap, nobody knows what they hold afterwards.
   // REQUIRES: qiov.length_bytes() and the offset are multiples of
   // request_alignment_bytes, and the range ends within the last sector.
   virtual absl::Status read(const IoVector& qiov, Sector sector) = 0;

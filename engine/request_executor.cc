@@ -187,17 +187,19 @@ absl::Status RequestExecutor::read(const IoVector& qiov, uint64_t offset) {
   return read_ragged(qiov, offset);
 }
 
-// One aligned transfer, whose first and last bytes go into a buffer that nobody
-// looks at.
+// One aligned transfer, whose first and last bytes go into buffers that nobody
+// looks at but the driver: one that decrypts needs whole sectors, so the two
+// must not overlap.
 absl::Status RequestExecutor::read_ragged(const IoVector& qiov,
                                           uint64_t offset) {
   const uint64_t alignment = transfer_.limits().request_alignment_bytes;
   const uint64_t begin = align_down(offset, alignment);
   const uint64_t end = offset + qiov.length_bytes();
-  const AlignedBufferPool::Lease padding = transfer_.take_buffer(alignment);
+  const AlignedBufferPool::Lease padding = transfer_.take_buffer(2 * alignment);
   IoVector padded(padding.data(), offset - begin);
   padded.append(qiov);
-  padded.append(IoVector(padding.data(), align_up(end, alignment) - end));
+  padded.append(
+      IoVector(padding.data() + alignment, align_up(end, alignment) - end));
   return transfer_.transfer(Direction::kRead, padded, begin);
 }
 
