@@ -186,7 +186,7 @@ absl::StatusOr<std::shared_ptr<const SecretBytes>> SecretStore::find(
     absl::string_view id) const {
   const auto found = secrets_.find(id);
   if (found != secrets_.end()) return found->second;
-  return absl::NotFoundError(absl::StrCat("no secret with id '", id, "'"));
+  return absl::NotFoundError(absl::StrCat("No secret with id '", id, "'"));
 }
 
 }  // namespace spindle

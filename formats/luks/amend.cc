@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "formats/crypto/encrypt_options.h"
 #include "formats/luks/create.h"
 #include "formats/options/option_values.h"
 
@@ -51,9 +52,10 @@ absl::StatusOr<size_t> slot_to_fill(const Header& header,
       absl::StrCat("all ", kSlotCount, " key slots are active"));
 }
 
-absl::Status fill(const HeaderArea& area, Header* header,
-                  const SecretBytes& key, const SecretStore* secrets,
-                  const AmendOptions& options) {
+absl::StatusOr<SlotChange> plan_fill(const Header& header,
+                                     const SecretBytes& key,
+                                     const SecretStore* secrets,
+                                     const AmendOptions& options) {
   const Changes& changes = options.changes;
   absl::Status status = refuse(changes, "old-secret", "active");
   if (!status.ok()) return status;
@@ -61,20 +63,22 @@ absl::Status fill(const HeaderArea& area, Header* header,
     return absl::InvalidArgumentError(
         "option 'new-secret' is required to activate a key slot");
   }
-  const auto secret = find_secret(changes, "new-secret", secrets);
+  const auto secret = crypto::find_secret(changes, "new-secret", secrets);
   if (!secret.ok()) return secret.status();
   const auto time = find_iter_time(changes, "");
   if (!time.ok()) return time.status();
   const auto stated = stated_slot(changes);
   if (!stated.ok()) return stated.status();
-  const auto number = slot_to_fill(*header, *stated, options.force);
+  const auto number = slot_to_fill(header, *stated, options.force);
   if (!number.ok()) return number.status();
-  if (header->slots[*number].active) {
-    // Forced: the old passphrase is given up first.
-    status = erase_slot(area, header, *number);
-    if (!status.ok()) return status;
-  }
-  return fill_slot(area, header, *number, (*secret)->span(), key, *time);
+  SlotChange change;
+  // Forced: the old passphrase is given up first.
+  if (header.slots[*number].active) change.erased.push_back(*number);
+  absl::StatusOr<FilledSlot> filled =
+      prepare_slot(header, *number, (*secret)->span(), key, *time);
+  if (!filled.ok()) return filled.status();
+  change.filled = *std::move(filled);
+  return change;
 }
 
 // The active slots that the passphrase opens.
@@ -110,38 +114,40 @@ absl::StatusOr<std::vector<size_t>> slots_to_erase(
         absl::StrCat("key slot ", **stated, " is inactive already"));
   }
   if (!has(changes, "old-secret")) return std::vector<size_t>{**stated};
-  const auto secret = find_secret(changes, "old-secret", secrets);
+  const auto secret = crypto::find_secret(changes, "old-secret", secrets);
   if (!secret.ok()) return secret.status();
   return matching_slots(area, header, *stated, (*secret)->span());
 }
 
-absl::Status erase(const HeaderArea& area, Header* header,
-                   const SecretStore* secrets, const AmendOptions& options) {
+absl::StatusOr<SlotChange> plan_erase(const HeaderArea& area,
+                                      const Header& header,
+                                      const SecretStore* secrets,
+                                      const AmendOptions& options) {
   absl::Status status = refuse(options.changes, "new-secret", "inactive");
   if (status.ok()) status = refuse(options.changes, "iter-time", "inactive");
   if (!status.ok()) return status;
-  const auto numbers = slots_to_erase(area, *header, secrets, options);
+  auto numbers = slots_to_erase(area, header, secrets, options);
   if (!numbers.ok()) return numbers.status();
   const auto active = static_cast<size_t>(
       std::count_if(numbers->begin(), numbers->end(),
-                    [&](size_t i) { return header->slots[i].active; }));
-  if (active == header->active_slots() && active > 0 && !options.force) {
+                    [&](size_t i) { return header.slots[i].active; }));
+  if (active == header.active_slots() && active > 0 && !options.force) {
     return absl::FailedPreconditionError(
         "these are the last active key slots: without them all data are lost "
         "for good; only --force erases them");
   }
-  for (const size_t number : *numbers) {
-    status = erase_slot(area, header, number);
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
+  SlotChange change;
+  change.erased = *std::move(numbers);
+  return change;
 }
 
 }  // namespace
 
-absl::Status amend_slots(const HeaderArea& area, Header* header,
-                         const SecretBytes& key, const SecretStore* secrets,
-                         const AmendOptions& options) {
+absl::StatusOr<SlotChange> plan_change(const HeaderArea& area,
+                                       const Header& header,
+                                       const SecretBytes& key,
+                                       const SecretStore* secrets,
+                                       const AmendOptions& options) {
   for (const auto& [name, value] : options.changes) {
     const auto known = amend_options();
     if (std::none_of(known.begin(), known.end(),
@@ -153,11 +159,22 @@ absl::Status amend_slots(const HeaderArea& area, Header* header,
   if (state == options.changes.end())
     return absl::InvalidArgumentError("Parameter 'state' is missing");
   if (state->second == "active")
-    return fill(area, header, key, secrets, options);
-  if (state->second == "inactive") return erase(area, header, secrets, options);
+    return plan_fill(header, key, secrets, options);
+  if (state->second == "inactive")
+    return plan_erase(area, header, secrets, options);
   return absl::InvalidArgumentError(
       absl::StrCat("option 'state' is '", state->second,
                    "'; it must be 'active' or 'inactive'"));
+}
+
+absl::Status write_change(const HeaderArea& area, Header* header,
+                          const SlotChange& change) {
+  for (const size_t number : change.erased) {
+    absl::Status status = erase_slot(area, header, number);
+    if (!status.ok()) return status;
+  }
+  return change.filled.has_value() ? write_slot(area, header, *change.filled)
+                                   : absl::OkStatus();
 }
 
 std::vector<OptionHelp> amend_options() {

@@ -126,8 +126,11 @@ absl::StatusOr<SecretBytes> write_volume(const HeaderArea& area,
   absl::Status status = crypto::fill_random(key.span());
   if (status.ok())
     status = set_key_digest(header, key, plan.iter_time / kDigestPart);
-  if (status.ok())
-    status = fill_slot(area, header, 0, passphrase, key, plan.iter_time);
+  if (!status.ok()) return status;
+  const absl::StatusOr<FilledSlot> filled =
+      prepare_slot(*header, 0, passphrase, key, plan.iter_time);
+  if (!filled.ok()) return filled.status();
+  status = write_slot(area, header, *filled);
   // What lies between the slots reads as zeroes, to the end.
   if (status.ok()) {
     status = area.channel->set_length(
@@ -163,27 +166,12 @@ absl::StatusOr<absl::Duration> find_iter_time(const OptionMap& options,
   const absl::StatusOr<uint64_t> milliseconds = parse_number_option(
       name, given == options.end() ? kDefaultIterTime : given->second);
   if (!milliseconds.ok()) return milliseconds.status();
-  if (*milliseconds == 0 || *milliseconds > kMaxIterTimeMs) {
+  if (*milliseconds > kMaxIterTimeMs) {
     return absl::InvalidArgumentError(
         absl::StrCat("option '", name, "' is ", *milliseconds,
-                     " ms; it must be between 1 and ", kMaxIterTimeMs));
+                     " ms; the limit is ", kMaxIterTimeMs));
   }
   return absl::Milliseconds(static_cast<int64_t>(*milliseconds));
-}
-
-absl::StatusOr<std::shared_ptr<const SecretBytes>> find_secret(
-    const OptionMap& options, absl::string_view name,
-    const SecretStore* secrets) {
-  const auto given = options.find(std::string(name));
-  if (given == options.end()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("Parameter '", name, "' is required for cipher"));
-  }
-  if (secrets == nullptr) {
-    return absl::NotFoundError(
-        absl::StrCat("No secret with id '", given->second, "'"));
-  }
-  return secrets->find(given->second);
 }
 
 }  // namespace spindle::luks

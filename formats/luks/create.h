@@ -46,16 +46,11 @@ absl::StatusOr<SecretBytes> write_volume(const HeaderArea& area,
 
 std::vector<OptionHelp> create_options();
 
-// How long trying a passphrase shall take; two seconds if it is not stated.
-// Errors: kInvalidArgument names the option and its limits.
+// How long trying a passphrase shall take; two seconds if it is not stated.  0
+// is as short as it may be. Errors: kInvalidArgument names the option and its
+// limit.
 absl::StatusOr<absl::Duration> find_iter_time(const OptionMap& options,
                                               absl::string_view prefix);
-
-// The option that names a secret, and the secret itself.
-// Errors: kInvalidArgument if it is not stated, kNotFound.
-absl::StatusOr<std::shared_ptr<const SecretBytes>> find_secret(
-    const OptionMap& options, absl::string_view name,
-    const SecretStore* secrets);
 
 }  // namespace spindle::luks
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <array>
-#include <limits>
 #include <memory>
 #include <utility>
 
@@ -32,10 +31,19 @@ size_t material_bytes(const Header& header) {
   return size_t{header.material_sectors()} * kSectorSizeBytes;
 }
 
+absl::Status check_iterations(uint32_t iterations) {
+  if (iterations <= kMaxIterations) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat("LUKS header: ", iterations,
+                   " iterations are more than the limit of ", kMaxIterations));
+}
+
 // Encrypts key material, whose sectors are counted from 0.
 absl::StatusOr<std::unique_ptr<SectorCipher>> slot_cipher(
     const Header& header, const KeySlot& slot,
     absl::Span<const uint8_t> passphrase) {
+  absl::Status status = check_iterations(slot.iterations);
+  if (!status.ok()) return status;
   const absl::StatusOr<SecretBytes> key = crypto::derive_key(
       header.hash, passphrase, slot.salt, slot.iterations, header.key_bytes());
   if (!key.ok()) return key.status();
@@ -44,6 +52,8 @@ absl::StatusOr<std::unique_ptr<SectorCipher>> slot_cipher(
 
 absl::StatusOr<SecretBytes> digest_of(const Header& header,
                                       absl::Span<const uint8_t> key) {
+  absl::Status status = check_iterations(header.key_iterations);
+  if (!status.ok()) return status;
   return crypto::derive_key(header.hash, key, header.key_salt,
                             header.key_iterations, kKeyDigestBytes);
 }
@@ -53,19 +63,17 @@ absl::StatusOr<uint32_t> choose_iterations(crypto::Hash hash, size_t key_bytes,
   const absl::StatusOr<uint64_t> measured =
       crypto::measure_iterations(hash, key_bytes, time);
   if (!measured.ok()) return measured.status();
-  constexpr uint32_t kMost = std::numeric_limits<uint32_t>::max();
-  if (*measured > kMost) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("iter-time ", absl::FormatDuration(time), " means ",
-                     *measured, " iterations, more than the limit of ", kMost));
+  if (*measured > kMaxIterations) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "iter-time ", absl::FormatDuration(time), " means ", *measured,
+        " iterations, more than the limit of ", kMaxIterations));
   }
   return std::max(static_cast<uint32_t>(*measured), kMinIterations);
 }
 
-absl::Status write_material(const HeaderArea& area, const Header& header,
-                            const KeySlot& slot,
-                            absl::Span<const uint8_t> passphrase,
-                            const SecretBytes& key) {
+absl::StatusOr<SecretBytes> encrypted_material(
+    const Header& header, const KeySlot& slot,
+    absl::Span<const uint8_t> passphrase, const SecretBytes& key) {
   const auto cipher = slot_cipher(header, slot, passphrase);
   if (!cipher.ok()) return cipher.status();
   const absl::StatusOr<SecretBytes> split =
@@ -77,8 +85,7 @@ absl::Status write_material(const HeaderArea& area, const Header& header,
   absl::Status status = (*cipher)->encrypt(IoVector(plain.data(), plain.size()),
                                            0, encrypted.data());
   if (!status.ok()) return status;
-  return area.channel->write(Purpose::kHeaderUpdate, encrypted.data(),
-                             encrypted.size(), material_offset(area, slot));
+  return encrypted;
 }
 
 }  // namespace
@@ -92,6 +99,12 @@ absl::StatusOr<Header> read_header(const HeaderArea& area,
                                            present, area.offset_bytes);
   if (!status.ok()) return status;
   return parse_header(absl::MakeConstSpan(bytes.data(), present), area_bytes);
+}
+
+absl::StatusOr<bool> is_key_of(const Header& header, const SecretBytes& key) {
+  const absl::StatusOr<SecretBytes> digest = digest_of(header, key.span());
+  if (!digest.ok()) return digest.status();
+  return equal_in_constant_time(digest->span(), header.key_digest);
 }
 
 absl::StatusOr<std::optional<SecretBytes>> unlock_slot(
@@ -113,10 +126,9 @@ absl::StatusOr<std::optional<SecretBytes>> unlock_slot(
   absl::StatusOr<SecretBytes> key =
       crypto::merge_key(header.hash, material.span(), kStripes);
   if (!key.ok()) return key.status();
-  const absl::StatusOr<SecretBytes> digest = digest_of(header, key->span());
-  if (!digest.ok()) return digest.status();
-  if (!equal_in_constant_time(digest->span(), header.key_digest))
-    return std::nullopt;
+  const absl::StatusOr<bool> right = is_key_of(header, *key);
+  if (!right.ok()) return right.status();
+  if (!*right) return std::nullopt;
   return *std::move(key);
 }
 
@@ -137,18 +149,34 @@ absl::StatusOr<SecretBytes> unlock(const HeaderArea& area, const Header& header,
           : "Invalid password, cannot unlock any keyslot");
 }
 
-absl::Status fill_slot(const HeaderArea& area, Header* header, size_t number,
-                       absl::Span<const uint8_t> passphrase,
-                       const SecretBytes& key, absl::Duration time) {
-  ABSL_ASSERT(!header->slots[number].active);
-  KeySlot slot = header->slots[number];
+absl::StatusOr<FilledSlot> prepare_slot(const Header& header, size_t number,
+                                        absl::Span<const uint8_t> passphrase,
+                                        const SecretBytes& key,
+                                        absl::Duration time) {
+  FilledSlot filled;
+  filled.number = number;
+  filled.slot.material_sector = header.slots[number].material_sector;
   const absl::StatusOr<uint32_t> iterations =
-      choose_iterations(header->hash, header->key_bytes(), time);
+      choose_iterations(header.hash, header.key_bytes(), time);
   if (!iterations.ok()) return iterations.status();
-  slot.iterations = *iterations;
-  absl::Status status = crypto::fill_random(absl::MakeSpan(slot.salt));
-  if (status.ok())
-    status = write_material(area, *header, slot, passphrase, key);
+  filled.slot.iterations = *iterations;
+  absl::Status status = crypto::fill_random(absl::MakeSpan(filled.slot.salt));
+  if (!status.ok()) return status;
+  absl::StatusOr<SecretBytes> material =
+      encrypted_material(header, filled.slot, passphrase, key);
+  if (!material.ok()) return material.status();
+  filled.material = *std::move(material);
+  return filled;
+}
+
+absl::Status write_slot(const HeaderArea& area, Header* header,
+                        const FilledSlot& filled) {
+  const size_t number = filled.number;
+  ABSL_ASSERT(!header->slots[number].active);
+  KeySlot slot = filled.slot;
+  absl::Status status =
+      area.channel->write(Purpose::kHeaderUpdate, filled.material.data(),
+                          filled.material.size(), material_offset(area, slot));
   // A slot may lie in two sectors: only its state, which does not, switches.
   if (status.ok()) {
     status =

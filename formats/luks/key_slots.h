@@ -31,7 +31,8 @@ struct HeaderArea {
 absl::StatusOr<Header> read_header(const HeaderArea& area, uint64_t area_bytes);
 
 // The volume's key, from the first active slot that `passphrase` opens.
-// Errors: kPermissionDenied if it opens none.
+// Errors: kPermissionDenied if it opens none; kUnimplemented for more than
+// kMaxIterations, so that a header does not decide how long this takes.
 absl::StatusOr<SecretBytes> unlock(const HeaderArea& area, const Header& header,
                                    absl::Span<const uint8_t> passphrase);
 
@@ -41,14 +42,29 @@ absl::StatusOr<std::optional<SecretBytes>> unlock_slot(
     const HeaderArea& area, const Header& header, size_t number,
     absl::Span<const uint8_t> passphrase);
 
-// Makes `passphrase` open the slot, durably; deriving a key from it takes about
-// `time`.  The slot becomes active by one write to one sector, after all else
-// is durable.  On error the slot is inactive, as it was, durably, unless the
-// error says otherwise.
-// REQUIRES: !header->slots[number].active.
-absl::Status fill_slot(const HeaderArea& area, Header* header, size_t number,
-                       absl::Span<const uint8_t> passphrase,
-                       const SecretBytes& key, absl::Duration time);
+// Whether `key` is the one that the header knows.
+absl::StatusOr<bool> is_key_of(const Header& header, const SecretBytes& key);
+
+// A slot as it will be, with its key material, encrypted.
+struct FilledSlot {
+  size_t number = 0;
+  KeySlot slot;
+  SecretBytes material;
+};
+
+// What makes `passphrase` open the slot `number`; deriving a key from it takes
+// about `time`, and so does this.  No I/O.
+absl::StatusOr<FilledSlot> prepare_slot(const Header& header, size_t number,
+                                        absl::Span<const uint8_t> passphrase,
+                                        const SecretBytes& key,
+                                        absl::Duration time);
+
+// Writes it, durably.  The slot becomes active by one write to one sector,
+// after all else is durable.  On error the slot is inactive, as it was,
+// durably, unless the error says otherwise. REQUIRES: the slot is inactive;
+// `filled` was prepared for this header.
+absl::Status write_slot(const HeaderArea& area, Header* header,
+                        const FilledSlot& filled);
 
 // Overwrites the slot's key material, durably, and only then calls the slot
 // inactive, durably: whatever happens between, what an inactive slot once held

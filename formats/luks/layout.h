@@ -48,6 +48,9 @@ inline constexpr uint32_t kStripes = 4000;
 
 // Fewer are never written.
 inline constexpr uint32_t kMinIterations = 1000;
+// More are neither written nor carried out: a limit of Spindle's, minutes of
+// work on a processor of today.
+inline constexpr uint32_t kMaxIterations = uint32_t{1} << 29;
 
 // New headers: slots, and the payload, begin at multiples of this.
 inline constexpr uint32_t kAlignmentBytes = 4096;

@@ -1,11 +1,10 @@
 // LuksDriver: a LUKS volume over a file.
 //
-// Reads go into the caller's memory and are decrypted there; writes are
-// encrypted into buffers of the driver's own, so the caller's memory never
-// changes.  Offsets are those of the file, moved by the payload's start.
+// Offsets are those of the file, moved by the payload's start; data are
+// encrypted and decrypted on the way (EncryptedTransfer).
 //
 // Thread safety: any thread may call any method at any time.  Reads and writes
-// take no lock of the driver's but, for a moment, that of its pool of buffers.
+// take no lock of the driver's.
 #ifndef SPINDLE_FORMATS_LUKS_LUKS_DRIVER_H_
 #define SPINDLE_FORMATS_LUKS_LUKS_DRIVER_H_
 
@@ -14,30 +13,26 @@
 #include <optional>
 #include <string>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/synchronization/mutex.h"
-#include "engine/aligned_buffer.h"
 #include "engine/block_driver.h"
 #include "engine/byte_channel.h"
 #include "engine/secret_bytes.h"
 #include "engine/secret_store.h"
+#include "formats/crypto/encrypted_transfer.h"
 #include "formats/crypto/sector_cipher.h"
-#include "formats/luks/header.h"
+#include "formats/luks/volume.h"
 
 namespace spindle::luks {
 
 class LuksDriver final : public BlockDriver {
  public:
-  // Errors: those of read_header() and unlock().
+  // Errors: those of Volume::open().
   static absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       std::shared_ptr<BlockDriver> file, const SecretBytes& passphrase,
       std::shared_ptr<const SecretStore> secrets);
-  // REQUIRES: `key` is that of the volume in `file`, whose header `header` is.
-  LuksDriver(std::shared_ptr<BlockDriver> file, const Header& header,
-             SecretBytes key, std::unique_ptr<crypto::SectorCipher> cipher,
-             std::shared_ptr<const SecretStore> secrets);
+  LuksDriver(std::shared_ptr<BlockDriver> file, std::unique_ptr<Volume> volume,
+             std::unique_ptr<crypto::SectorCipher> cipher);
 
   absl::Status read(const IoVector& qiov, Sector sector) override;
   absl::Status write(const IoVector& qiov, Sector sector) override;
@@ -64,10 +59,9 @@ class LuksDriver final : public BlockDriver {
   absl::Status set_length(uint64_t length_bytes, SetLengthMode mode) override;
   absl::Status resize(uint64_t length_bytes,
                       Preallocation preallocation) override;
-  // See amend.h.  Errors: also kFailedPrecondition while another one runs,
-  // kPermissionDenied if the volume is read-only.
-  absl::Status amend(const AmendOptions& options) override
-      ABSL_LOCKS_EXCLUDED(header_mutex_);
+  // See Volume::amend().  Errors: also kPermissionDenied if the volume is
+  // read-only.
+  absl::Status amend(const AmendOptions& options) override;
   absl::Status reopen(const ReopenOptions& options) override;
   absl::Status inactivate() override { return file_->inactivate(); }
   absl::Status activate() override { return file_->activate(); }
@@ -78,16 +72,9 @@ class LuksDriver final : public BlockDriver {
 
   const std::shared_ptr<BlockDriver> file_;
   ByteChannel channel_;
+  const std::unique_ptr<Volume> volume_;
   const uint64_t payload_bytes_;  // where the data begin
-  const SecretBytes key_;
-  const std::unique_ptr<crypto::SectorCipher> cipher_;
-  const std::shared_ptr<const SecretStore> secrets_;  // may be null
-  AlignedBufferPool buffers_;
-
-  // A leaf: nothing is acquired, and no I/O done, while it is held.
-  mutable absl::Mutex header_mutex_;
-  Header header_ ABSL_GUARDED_BY(header_mutex_);
-  bool is_amending_ ABSL_GUARDED_BY(header_mutex_) = false;
+  const crypto::EncryptedTransfer transfer_;
 };
 
 }  // namespace spindle::luks

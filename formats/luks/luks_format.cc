@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/byte_channel.h"
 #include "engine/checked_math.h"
+#include "formats/crypto/encrypt_options.h"
 #include "formats/luks/amend.h"
 #include "formats/luks/create.h"
 #include "formats/luks/luks_driver.h"
@@ -52,8 +53,8 @@ class LuksFormat final : public ImageFormat {
             absl::StrCat("format 'luks' has no option '", name, "'"));
       }
     }
-    const auto passphrase =
-        find_secret(options.driver_options, kKeySecret, context.secrets.get());
+    const auto passphrase = crypto::find_secret(
+        options.driver_options, kKeySecret, context.secrets.get());
     if (!passphrase.ok()) return passphrase.status();
     return LuksDriver::open(std::move(file), **passphrase, context.secrets);
   }
@@ -61,7 +62,8 @@ class LuksFormat final : public ImageFormat {
   absl::Status check_create(const CreateOptions& options) const override {
     const absl::StatusOr<CreatePlan> plan = plan_image(options);
     if (!plan.ok()) return plan.status();
-    return find_secret(options.options, kKeySecret, options.secrets.get())
+    return crypto::find_secret(options.options, kKeySecret,
+                               options.secrets.get())
         .status();
   }
 
@@ -71,7 +73,7 @@ class LuksFormat final : public ImageFormat {
     const absl::StatusOr<CreatePlan> plan = plan_image(options);
     if (!plan.ok()) return plan.status();
     const auto passphrase =
-        find_secret(options.options, kKeySecret, options.secrets.get());
+        crypto::find_secret(options.options, kKeySecret, options.secrets.get());
     if (!passphrase.ok()) return passphrase.status();
     // The file has its length before it is a volume.
     ByteChannel channel(std::move(file));
@@ -94,7 +96,9 @@ class LuksFormat final : public ImageFormat {
   uint64_t initial_file_length(const CreateOptions&) const override {
     return 0;
   }
-  bool new_images_read_as_zeroes() const override { return false; }
+  bool new_images_read_as_zeroes(const CreateOptions&) const override {
+    return false;
+  }
 };
 
 }  // namespace
