@@ -17,6 +17,7 @@
 #include "absl/time/time.h"
 #include "benchmarks/bench_images.h"
 #include "benchmarks/bench_settings.h"
+#include "benchmarks/encryption_rows.h"
 #include "benchmarks/loops.h"
 #include "benchmarks/metadata_rows.h"
 #include "benchmarks/offsets.h"
@@ -45,6 +46,8 @@ class Ratios {
     if (status.ok() && wanted("syncs")) status = add_sync_rows(context);
     if (status.ok() && wanted("check")) status = add_check_row(context);
     if (status.ok() && wanted("open")) status = add_open_row(context);
+    if (status.ok() && wanted("encryption"))
+      status = add_encryption_rows(context);
     return status;
   }
   const RatioTable& table() const { return table_; }

@@ -181,8 +181,13 @@ class ImageFormat {
   // What BlockDriver::amend() can change; empty: nothing.
   virtual std::vector<OptionHelp> amend_options() const { return {}; }
   virtual bool supports_backing() const { return false; }
-  // Whether what nobody has written reads as zeroes (encrypted: as noise).
-  virtual bool new_images_read_as_zeroes() const { return true; }
+  // Whether what nobody has written reads as zeroes in an image that
+  // create(options) made (encrypted: as noise).
+  // REQUIRES: options.size_bytes has a value.
+  virtual bool new_images_read_as_zeroes(const CreateOptions& options) const {
+    static_cast<void>(options);
+    return true;
+  }
   // How much of the file create() needs before it starts (raw: the image's
   // size; formats that grow: 0), with what the protocol must know of `options`.
   virtual uint64_t initial_file_length(const CreateOptions& options) const = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -20,7 +21,9 @@
 #include "engine/sector.h"
 #include "formats/crypto/algorithms.h"
 #include "formats/luks/header.h"
+#include "formats/luks/key_slots.h"
 #include "formats/qcow2/bitmap_directory.h"
+#include "formats/qcow2/encryption.h"
 #include "formats/qcow2/header.h"
 #include "formats/qcow2/snapshot_table.h"
 #include "tools/cli_text.h"
@@ -89,8 +92,52 @@ Json describe_bitmaps(const std::vector<qcow2::BitmapEntry>& bitmaps) {
   return list;
 }
 
+// The part that is specific to LUKS, by QEMU's names; `format` is what it is
+// within another format, or empty.
+Json describe_luks(const luks::Header& header, const std::string& format) {
+  Json data;
+  data["ivgen-alg"] =
+      std::string(crypto::iv_generator_name(header.spec.iv_generator));
+  data["hash-alg"] = std::string(crypto::hash_name(header.hash));
+  data["cipher-alg"] = crypto::cipher_name(header.spec.cipher);
+  data["uuid"] = header.uuid;
+  if (header.spec.iv_generator == crypto::IvGenerator::kEssiv) {
+    data["ivgen-hash-alg"] =
+        std::string(crypto::hash_name(header.spec.iv_hash));
+  }
+  if (!format.empty()) data["format"] = format;
+  data["cipher-mode"] = std::string(crypto::mode_name(header.spec.mode));
+  data["slots"] = Json::array();
+  for (const luks::KeySlot& slot : header.slots) {
+    Json one;
+    one["active"] = slot.active;
+    if (slot.active) one["iters"] = slot.iterations;
+    one["key-offset"] = uint64_t{slot.material_sector} * kSectorSizeBytes;
+    if (slot.active) one["stripes"] = luks::kStripes;
+    data["slots"].push_back(std::move(one));
+  }
+  data["payload-offset"] = uint64_t{header.payload_sector} * kSectorSizeBytes;
+  data["master-key-iters"] = header.key_iterations;
+  return data;
+}
+
+// How a qcow2 is encrypted; null if it is not.
+absl::StatusOr<Json> describe_encryption(ByteChannel* channel,
+                                         const qcow2::Header& header) {
+  const absl::StatusOr<std::optional<ByteRange>> area =
+      qcow2::find_luks_header(header);
+  if (!area.ok()) return area.status();
+  const std::string format(qcow2::encryption_name(header));
+  if (format.empty()) return Json();
+  if (!area->has_value()) return Json{{"format", format}};
+  const absl::StatusOr<luks::Header> luks =
+      luks::read_header({channel, (*area)->offset}, (*area)->length);
+  if (!luks.ok()) return luks.status();
+  return describe_luks(*luks, format);
+}
+
 // The part that is specific to qcow2, by QEMU's names.
-Json describe_qcow2(const qcow2::Header& header,
+Json describe_qcow2(const qcow2::Header& header, const Json& encryption,
                     const std::vector<qcow2::BitmapEntry>& bitmaps) {
   const bool version3 = header.version == qcow2::kVersion3;
   Json data;
@@ -100,10 +147,7 @@ Json describe_qcow2(const qcow2::Header& header,
   if (version3) data["lazy-refcounts"] = header.lazy_refcounts();
   if (!bitmaps.empty()) data["bitmaps"] = describe_bitmaps(bitmaps);
   data["refcount-bits"] = header.refcount_bits();
-  if (header.crypt_method != qcow2::kCryptNone) {
-    data["encrypt"]["format"] =
-        header.crypt_method == qcow2::kCryptLuks ? "luks" : "aes";
-  }
+  if (!encryption.is_null()) data["encrypt"] = encryption;
   if (header.has_data_file()) {
     if (header.find_extension(qcow2::kExtensionDataFile) != nullptr)
       data["data-file"] = header.data_filename();
@@ -148,7 +192,9 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
   const absl::StatusOr<std::vector<qcow2::BitmapEntry>> bitmaps =
       qcow2::read_bitmap_directory(channel, *header, *directory);
   if (!bitmaps.ok()) return bitmaps.status();
-  report.format_specific = describe_qcow2(*header, *bitmaps);
+  const absl::StatusOr<Json> encryption = describe_encryption(channel, *header);
+  if (!encryption.ok()) return encryption.status();
+  report.format_specific = describe_qcow2(*header, *encryption, *bitmaps);
   const absl::StatusOr<std::vector<qcow2::Snapshot>> snapshots =
       qcow2::read_snapshot_table(channel, *header);
   if (!snapshots.ok()) return snapshots.status();
@@ -174,33 +220,6 @@ absl::StatusOr<ImageReport> report_opened(
   return report;
 }
 
-// The part that is specific to LUKS, by QEMU's names.
-Json describe_luks(const luks::Header& header) {
-  Json data;
-  data["ivgen-alg"] =
-      std::string(crypto::iv_generator_name(header.spec.iv_generator));
-  data["hash-alg"] = std::string(crypto::hash_name(header.hash));
-  data["cipher-alg"] = crypto::cipher_name(header.spec.cipher);
-  data["uuid"] = header.uuid;
-  if (header.spec.iv_generator == crypto::IvGenerator::kEssiv) {
-    data["ivgen-hash-alg"] =
-        std::string(crypto::hash_name(header.spec.iv_hash));
-  }
-  data["cipher-mode"] = std::string(crypto::mode_name(header.spec.mode));
-  data["slots"] = Json::array();
-  for (const luks::KeySlot& slot : header.slots) {
-    Json one;
-    one["active"] = slot.active;
-    if (slot.active) one["iters"] = slot.iterations;
-    one["key-offset"] = uint64_t{slot.material_sector} * kSectorSizeBytes;
-    if (slot.active) one["stripes"] = luks::kStripes;
-    data["slots"].push_back(std::move(one));
-  }
-  data["payload-offset"] = uint64_t{header.payload_sector} * kSectorSizeBytes;
-  data["master-key-iters"] = header.key_iterations;
-  return data;
-}
-
 absl::StatusOr<ImageReport> report_luks(const BlockDriver& storage,
                                         absl::Span<const uint8_t> head,
                                         ImageReport report) {
@@ -211,7 +230,7 @@ absl::StatusOr<ImageReport> report_luks(const BlockDriver& storage,
       align_down(storage.length_bytes(), kSectorSizeBytes) -
       uint64_t{header->payload_sector} * kSectorSizeBytes;
   report.encrypted = true;
-  report.format_specific = describe_luks(*header);
+  report.format_specific = describe_luks(*header, /*format=*/"");
   return report;
 }
 

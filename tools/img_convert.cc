@@ -25,6 +25,7 @@
 #include "engine/image_opener.h"
 #include "engine/sector.h"
 #include "formats/builtin.h"
+#include "formats/crypto/encrypt_options.h"
 #include "threadpool/default_executor.h"
 #include "threadpool/executor.h"
 #include "tools/bitmap_copier.h"
@@ -131,7 +132,8 @@ bool is_block_device(const std::string& filename) {
   return ::stat(filename.c_str(), &facts) == 0 && S_ISBLK(facts.st_mode);
 }
 
-absl::Status copy(const ConvertArguments& arguments, CopyOptions options,
+absl::Status copy(const ConvertArguments& arguments,
+                  const CreateOptions& create, CopyOptions options,
                   BlockDevice& source, BlockDevice& target) {
   ProgressBar bar;
   options.compress = arguments.compress;
@@ -141,7 +143,7 @@ absl::Status copy(const ConvertArguments& arguments, CopyOptions options,
                       !is_block_device(arguments.target) &&
                       builtin_drivers()
                           .find_format(arguments.target_format)
-                          ->new_images_read_as_zeroes();
+                          ->new_images_read_as_zeroes(create);
   options.target_reads_as_zeroes =
       !options.target_has_backing && (is_new || arguments.target_is_zero);
   if (arguments.progress && !arguments.quiet) {
@@ -181,7 +183,8 @@ absl::Status convert(const ConvertArguments& arguments,
   status = check_target(arguments, **target, length);
   BlockDriver& target_driver = (*target)->driver();
   if (status.ok()) status = add_bitmaps(*bitmaps, target_driver);
-  if (status.ok()) status = copy(arguments, plan.copy, source, **target);
+  if (status.ok())
+    status = copy(arguments, plan.create, plan.copy, source, **target);
   if (status.ok())
     status = fill_bitmaps(*bitmaps, source.driver(), target_driver);
   const absl::Status closed = (*target)->close();
@@ -275,6 +278,12 @@ absl::StatusOr<ConvertPlan> make_plan(const ConvertArguments& arguments) {
   if (!create.ok()) return create.status();
   plan.create = *std::move(create);
   plan.copy.target_has_backing = !plan.create.backing_filename.empty();
+  const auto encryption = crypto::find_create_format(plan.create.options);
+  if (!encryption.ok()) return encryption.status();
+  if (arguments.compress && !encryption->empty()) {
+    return absl::UnimplementedError(
+        "Compression and encryption not supported at the same time");
+  }
   return plan;
 }
 
@@ -316,6 +325,7 @@ int run_convert(const ConvertArguments& arguments) {
   const auto secrets = load_secrets(arguments.objects);
   if (!secrets.ok()) return fail(secrets.status().message());
   policy.secrets = *secrets;
+  plan->create.secrets = *secrets;
   const ImageOpener opener(builtin_drivers(), policy);
   OpenOptions source_options;
   source_options.read_only = true;

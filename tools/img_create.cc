@@ -46,12 +46,27 @@ struct PrintedOption {
   const char* value_by_default;  // null: left out
 };
 constexpr PrintedOption kPrintedOfQcow2[] = {
-    {"cluster_size", "65536"},  {"extended_l2", "off"},
-    {"preallocation", nullptr}, {"compression_type", "zlib"},
-    {"size", nullptr},          {"compat", nullptr},
-    {"backing_file", nullptr},  {"backing_fmt", nullptr},
-    {"data_file", nullptr},     {"data_file_raw", nullptr},
-    {"lazy_refcounts", "off"},  {"refcount_bits", "16"},
+    {"encryption", nullptr},
+    {"encrypt.format", nullptr},
+    {"encrypt.key-secret", nullptr},
+    {"encrypt.cipher-alg", nullptr},
+    {"encrypt.cipher-mode", nullptr},
+    {"encrypt.ivgen-alg", nullptr},
+    {"encrypt.ivgen-hash-alg", nullptr},
+    {"encrypt.hash-alg", nullptr},
+    {"encrypt.iter-time", nullptr},
+    {"cluster_size", "65536"},
+    {"extended_l2", "off"},
+    {"preallocation", nullptr},
+    {"compression_type", "zlib"},
+    {"size", nullptr},
+    {"compat", nullptr},
+    {"backing_file", nullptr},
+    {"backing_fmt", nullptr},
+    {"data_file", nullptr},
+    {"data_file_raw", nullptr},
+    {"lazy_refcounts", "off"},
+    {"refcount_bits", "16"},
 };
 constexpr PrintedOption kPrintedOfVdi[] = {
     {"size", nullptr},

@@ -83,7 +83,7 @@ absl::Status Amendment::check_downgrade() {
     }
   }
   if (header_.compression_type == kCompressionZlib) return absl::OkStatus();
-  const absl::StatusOr<std::vector<HostOffset>> tables =
+  const absl::StatusOr<std::vector<ListedTable>> tables =
       list_l2_tables(&image(), header_);
   if (!tables.ok()) return tables.status();
   const absl::StatusOr<bool> compressed =
@@ -159,7 +159,7 @@ absl::Status Amendment::resize() {
 }
 
 absl::Status Amendment::downgrade() {
-  const absl::StatusOr<std::vector<HostOffset>> tables =
+  const absl::StatusOr<std::vector<ListedTable>> tables =
       list_l2_tables(&image(), header_);
   if (!tables.ok()) return tables.status();
   absl::Status status = expand_zero_clusters(&image(), *tables, progress_);
@@ -192,6 +192,7 @@ absl::Status Amendment::run() {
     status = upgrade();
     progress_.end_step();
   }
+  if (status.ok()) status = target_.change_key_slots();
   if (status.ok() && changes_width()) {
     status = change_width();
     progress_.end_step();

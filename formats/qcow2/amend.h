@@ -34,6 +34,8 @@ struct AmendTarget {
   absl::FunctionRef<absl::Status(uint64_t size_bytes)> resize;
   // Writes the snapshot table anew, with the data that version 3 demands.
   absl::FunctionRef<absl::Status()> rewrite_snapshot_table;
+  // Writes what shall change of an encrypted image's key slots, if anything.
+  absl::FunctionRef<absl::Status()> change_key_slots;
 };
 
 // Errors: those of plan_amend(); kUnimplemented and kInvalidArgument for what

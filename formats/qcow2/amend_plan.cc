@@ -1,13 +1,17 @@
 #include "formats/qcow2/amend_plan.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "absl/status/status.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "engine/checked_math.h"
 #include "engine/sector.h"
+#include "formats/crypto/encrypt_options.h"
+#include "formats/luks/amend.h"
 #include "formats/options/option_values.h"
 
 namespace spindle::qcow2 {
@@ -100,6 +104,22 @@ absl::Status check_backing(const OptionMap& changes, const Header& header) {
       "You can use 'qemu-img rebase' instead.");
 }
 
+// What the slots shall become is for LUKS to judge.
+absl::Status check_key_slot_option(const std::string& name,
+                                   const Header& header) {
+  const std::vector<OptionHelp> known = amend_options();
+  if (std::none_of(known.begin(), known.end(),
+                   [&name](const OptionHelp& o) { return o.name == name; }))
+    return refuse(absl::StrCat("Invalid parameter '", name, "'"));
+  if (header.crypt_method == kCryptNone) {
+    return absl::FailedPreconditionError(
+        "Can't amend encryption options - encryption not present");
+  }
+  if (header.crypt_method == kCryptLuks) return absl::OkStatus();
+  return absl::UnimplementedError(
+      "Only LUKS encryption options can be amended");
+}
+
 absl::Status read_option(const std::string& name, const std::string& value,
                          const Header& header, AmendPlan* plan) {
   if (name == "compat") return read_version(value, plan);
@@ -109,6 +129,8 @@ absl::Status read_option(const std::string& name, const std::string& value,
   if (name == "data_file") return read_data_file(value, header, plan);
   if (name == "data_file_raw") return read_data_file_raw(value, header, plan);
   if (name == "backing_file" || name == "backing_fmt") return absl::OkStatus();
+  if (absl::StartsWith(name, crypto::kEncryptPrefix))
+    return check_key_slot_option(name, header);
   return refuse(absl::StrCat("Invalid parameter '", name, "'"));
 }
 
@@ -167,18 +189,34 @@ absl::StatusOr<AmendPlan> plan_amend(const OptionMap& changes,
   return plan;
 }
 
+OptionMap key_slot_changes(const OptionMap& changes) {
+  OptionMap result;
+  for (const auto& [name, value] : changes) {
+    if (absl::StartsWith(name, crypto::kEncryptPrefix))
+      result[name.substr(crypto::kEncryptPrefix.size())] = value;
+  }
+  return result;
+}
+
 std::vector<OptionHelp> amend_options() {
-  return {
+  std::vector<OptionHelp> options = {
       {"backing_file", "<str>", "File name of a base image"},
       {"backing_fmt", "<str>", "Image format of the base image"},
       {"compat", "<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"},
       {"data_file", "<str>", "File name of an external data file"},
       {"data_file_raw", "<bool (on/off)>",
        "The external data file must stay valid as a raw image"},
-      {"lazy_refcounts", "<bool (on/off)>", "Postpone refcount updates"},
-      {"refcount_bits", "<num>", "Width of a reference count entry in bits"},
-      {"size", "<size>", "Virtual disk size"},
   };
+  for (OptionHelp& option : luks::amend_options()) {
+    option.name.insert(0, crypto::kEncryptPrefix);
+    options.push_back(std::move(option));
+  }
+  options.push_back(
+      {"lazy_refcounts", "<bool (on/off)>", "Postpone refcount updates"});
+  options.push_back(
+      {"refcount_bits", "<num>", "Width of a reference count entry in bits"});
+  options.push_back({"size", "<size>", "Virtual disk size"});
+  return options;
 }
 
 }  // namespace spindle::qcow2

@@ -27,9 +27,14 @@ struct AmendPlan {
 
 // Errors: kInvalidArgument and kUnimplemented, with QEMU's messages: for names
 // and values that make no sense, and for what an image with this header cannot
-// become.  Whether snapshots or clusters stand against it is not asked here.
+// become.  Whether snapshots or clusters stand against it is not asked here,
+// nor what key slots shall become.
 absl::StatusOr<AmendPlan> plan_amend(const OptionMap& changes,
                                      const Header& header);
+
+// The changes of an encrypted image's key slots among `changes`, by the names
+// that luks::plan_change() knows.
+OptionMap key_slot_changes(const OptionMap& changes);
 
 // The options that plan_amend() knows, and QEMU's tools list.
 std::vector<OptionHelp> amend_options();

@@ -13,6 +13,7 @@
 #include "engine/errors.h"
 #include "formats/qcow2/check_context.h"
 #include "formats/qcow2/copied_flags.h"
+#include "formats/qcow2/encryption.h"
 #include "formats/qcow2/layout.h"
 #include "formats/qcow2/refcount_rebuild.h"
 #include "formats/qcow2/reference_counter.h"
@@ -291,6 +292,7 @@ absl::StatusOr<Header> read_header_for_check(ByteChannel* file) {
       parse_header(head, kMaxHostOffset, TableChecks::kLimitsOnly);
   if (!header.ok()) return header;
   status = check_known(*header);
+  if (status.ok()) status = find_luks_header(*header).status();
   if (!status.ok()) return status;
   return header;
 }

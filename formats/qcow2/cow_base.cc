@@ -53,8 +53,8 @@ absl::Status CowBase::read_run(ClusterKind kind, L2Entry entry,
       qiov.fill(0);
       return absl::OkStatus();
     case ClusterKind::kNormal:
-      return image_.data().read(Purpose::kCowRead, qiov,
-                                entry.host().bytes + into_cluster);
+      return image_.transfer().read(Purpose::kCowRead, qiov, guest,
+                                    {entry.host().bytes + into_cluster});
     case ClusterKind::kCompressed: {
       absl::StatusOr<InflatedCopies::Copy> cluster = reader_.inflate(entry);
       if (!cluster.ok()) return cluster.status();

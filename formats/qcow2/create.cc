@@ -13,6 +13,8 @@
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
 #include "engine/sector.h"
+#include "formats/crypto/encrypt_options.h"
+#include "formats/luks/header.h"
 #include "formats/options/option_values.h"
 #include "formats/qcow2/create_allocator.h"
 #include "formats/qcow2/preallocation.h"
@@ -149,39 +151,34 @@ absl::Status read_lazy_refcounts(OptionReader* reader, Header* header) {
   return absl::OkStatus();
 }
 
-absl::Status refuse(absl::string_view option, absl::string_view feature) {
-  return absl::UnimplementedError(
-      absl::StrCat("option '", option, "': ", feature, " is not supported"));
-}
-
-// Options of features that Spindle does not have.  Their "off" is accepted.
-absl::Status read_unsupported(OptionReader* reader) {
-  struct Feature {
-    const char* option;
-    const char* name;
-  };
-  static constexpr Feature kSwitches[] = {
-      {"encryption", "encryption"},
-  };
-  for (const Feature& feature : kSwitches) {
-    const absl::StatusOr<bool> on = reader->take_bool(feature.option);
-    if (!on.ok()) return on.status();
-    if (*on) return refuse(feature.option, feature.name);
+absl::Status read_encryption(const CreateOptions& options, OptionReader* reader,
+                             CreatePlan* plan) {
+  const absl::StatusOr<std::string> format =
+      crypto::find_create_format(options.options);
+  if (!format.ok()) return format.status();
+  reader->take("encryption");
+  if (format->empty()) return absl::OkStatus();
+  for (const OptionHelp& option : encryption_options())
+    reader->take(option.name);
+  if (*format == crypto::kFormatAes) {
+    plan->header.crypt_method = kCryptAes;
+  } else if (*format == crypto::kFormatLuks) {
+    plan->header.crypt_method = kCryptLuks;
+    absl::StatusOr<luks::CreatePlan> luks =
+        luks::plan_create(options.options, crypto::kEncryptPrefix);
+    if (!luks.ok()) return luks.status();
+    plan->luks = *std::move(luks);
+    // Where it lies shows later.
+    plan->header.extensions.push_back(
+        {kExtensionEncryption, std::string(kEncryptionExtensionBytes, '\0')});
+  } else {
+    return no_such_value("format", *format);
   }
-  static constexpr Feature kValues[] = {
-      {"encrypt.format", "encryption"},
-      {"encrypt.cipher-alg", "encryption"},
-      {"encrypt.cipher-mode", "encryption"},
-      {"encrypt.hash-alg", "encryption"},
-      {"encrypt.iter-time", "encryption"},
-      {"encrypt.ivgen-alg", "encryption"},
-      {"encrypt.ivgen-hash-alg", "encryption"},
-      {"encrypt.key-secret", "encryption"},
-  };
-  for (const Feature& feature : kValues) {
-    if (reader->take(feature.option).has_value())
-      return refuse(feature.option, feature.name);
-  }
+  absl::StatusOr<std::shared_ptr<const SecretBytes>> secret =
+      crypto::find_secret(options.options, "encrypt.key-secret",
+                          options.secrets.get());
+  if (!secret.ok()) return secret.status();
+  plan->passphrase = *std::move(secret);
   return absl::OkStatus();
 }
 
@@ -307,7 +304,8 @@ constexpr uint64_t kMaxRequestBytes =
 class ImageWriter {
  public:
   ImageWriter(const CreatePlan& plan, std::shared_ptr<BlockDriver> file)
-      : header_(plan.header),
+      : plan_(plan),
+        header_(plan.header),
         preallocation_(plan.preallocation),
         channel_(std::move(file)),
         allocator_(header_.cluster_bits, header_.refcount_order,
@@ -321,6 +319,7 @@ class ImageWriter {
   absl::Status write() {
     absl::Status status = allocate_l1();
     if (status.ok()) status = preallocate();
+    if (status.ok() && plan_.luks.has_value()) status = write_luks_header();
     if (status.ok()) status = write_l2();
     if (status.ok())
       status = write_entries(Purpose::kL1Update, header_.l1_table_offset, l1_);
@@ -358,6 +357,26 @@ class ImageWriter {
         return map_one_data_area();
     }
     return absl::InternalError("no such preallocation");
+  }
+
+  absl::Status write_luks_header() {
+    const uint64_t length = plan_.luks->header_area_bytes();
+    const uint64_t clusters =
+        divide_round_up(length, header_.cluster_size_bytes());
+    const absl::StatusOr<uint64_t> offset = allocator_.allocate(clusters);
+    if (!offset.ok()) return offset.status();
+    for (HeaderExtension& extension : header_.extensions) {
+      if (extension.type != kExtensionEncryption) continue;
+      store_big64(extension.data.data() + kEncryptionOffsetOffset, *offset);
+      store_big64(extension.data.data() + kEncryptionLengthOffset, length);
+    }
+    luks::Header header;
+    absl::Status status = luks::write_volume({&channel_, *offset}, *plan_.luks,
+                                             plan_.passphrase->span(), &header)
+                              .status();
+    if (!status.ok()) return status;
+    return channel_.set_length(*offset + (clusters << header_.cluster_bits),
+                               SetLengthMode::kGrowOnly);
   }
 
   // preallocation=metadata: data clusters are allocated as a writer would.
@@ -501,6 +520,7 @@ class ImageWriter {
     return channel_.write(purpose, bytes.data(), bytes.size(), offset);
   }
 
+  const CreatePlan& plan_;
   Header header_;
   const Preallocation preallocation_;
   ByteChannel channel_;
@@ -513,12 +533,23 @@ class ImageWriter {
 
 }  // namespace
 
+std::vector<OptionHelp> encryption_options() {
+  std::vector<OptionHelp> options = {
+      {"format", "<str>", "How the image is encrypted: luks, aes"}};
+  for (OptionHelp& option : luks::create_options()) {
+    if (option.name != "size") options.push_back(std::move(option));
+  }
+  for (OptionHelp& option : options)
+    option.name.insert(0, crypto::kEncryptPrefix);
+  return options;
+}
+
 absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options) {
   CreatePlan plan;
   OptionReader reader(options.options);
   absl::Status status = read_version(&reader, &plan.header);
-  if (status.ok()) status = read_unsupported(&reader);
   if (status.ok()) status = read_data_file(&reader, &plan.header);
+  if (status.ok()) status = read_encryption(options, &reader, &plan);
   if (status.ok()) status = read_extended_l2(&reader, &plan.header);
   if (status.ok()) status = read_compression_type(&reader, &plan.header);
   if (status.ok()) status = read_cluster_size(&reader, &plan.header);

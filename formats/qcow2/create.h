@@ -11,11 +11,15 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/block_driver.h"
 #include "engine/format.h"
+#include "engine/secret_bytes.h"
+#include "formats/luks/create.h"
 #include "formats/qcow2/header.h"
 
 namespace spindle::qcow2 {
@@ -25,12 +29,25 @@ namespace spindle::qcow2 {
 struct CreatePlan {
   Header header;
   Preallocation preallocation = Preallocation::kOff;
+  // Of an image that is encrypted with LUKS.
+  std::optional<luks::CreatePlan> luks = {};
+  // Of an encrypted image.
+  std::shared_ptr<const SecretBytes> passphrase = nullptr;
+
+  // Clusters that nobody has written read as zeroes, not as noise.
+  bool reads_as_zeroes() const {
+    return header.crypt_method == kCryptNone ||
+           preallocation == Preallocation::kOff || header.extended_l2();
+  }
 };
+
+// The options "encrypt.*" of a new image.
+std::vector<OptionHelp> encryption_options();
 
 // Checks `options` and fills in QEMU's defaults.
 // REQUIRES: options.size_bytes has a value.
-// Errors: kInvalidArgument for bad values, kUnimplemented for features that
-// Spindle does not have.
+// Errors: kInvalidArgument for bad values, kNotFound for a secret that is not
+// there, kUnimplemented for ciphers that the library does not have.
 absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options);
 
 // Writes the image that `plan` describes into `file`, which is empty and can

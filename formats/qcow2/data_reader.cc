@@ -33,7 +33,7 @@ absl::Status DataReader::read_run(const MappedRun& run, GuestOffset guest,
       qiov.fill(0);
       return absl::OkStatus();
     case ClusterKind::kNormal:
-      return image_.data().read(Purpose::kReadAio, qiov, run.host.bytes);
+      return image_.transfer().read(Purpose::kReadAio, qiov, guest, run.host);
     case ClusterKind::kCompressed: {
       absl::StatusOr<InflatedCopies::Copy> cluster = inflate(run.entry);
       if (!cluster.ok()) return cluster.status();
@@ -107,7 +107,8 @@ uint64_t DataReader::try_read_run(const MappedRun& run, GuestOffset guest,
       qiov.fill(0);
       return qiov.length_bytes();
     case ClusterKind::kNormal:
-      return image_.data().try_read(Purpose::kReadAio, qiov, run.host.bytes);
+      return image_.transfer().try_read(Purpose::kReadAio, qiov, guest,
+                                        run.host);
     case ClusterKind::kCompressed:
       // Inflating takes long: not in the submitting call.
       return 0;

@@ -26,8 +26,8 @@ absl::Status DataWriter::write(GuestOffset guest, const IoVector& qiov) {
     if (!status.ok()) return status;
     if (run.writable_in_place) {
       status = run.bytes == length
-                   ? write_in_place(run, qiov)
-                   : write_in_place(run, qiov.slice(done, run.bytes));
+                   ? write_in_place(run, at, qiov)
+                   : write_in_place(run, at, qiov.slice(done, run.bytes));
       if (!status.ok()) return status;
       done += run.bytes;
       progress.next_cluster =
@@ -44,12 +44,12 @@ absl::Status DataWriter::write(GuestOffset guest, const IoVector& qiov) {
 
 // ---- In place --------------------------------------------------------------
 
-absl::Status DataWriter::write_in_place(const MappedRun& run,
+absl::Status DataWriter::write_in_place(const MappedRun& run, GuestOffset guest,
                                         const IoVector& qiov) {
   const absl::Status legal =
       image_.data_clusters().check_place({run.host.bytes, run.bytes});
   if (!legal.ok()) return image_.corruption().report(legal.message());
-  return image_.data().write(Purpose::kWriteAio, qiov, run.host.bytes);
+  return image_.transfer().write(Purpose::kWriteAio, qiov, guest, run.host);
 }
 
 uint64_t DataWriter::try_write(GuestOffset guest, const IoVector& qiov) {
@@ -65,10 +65,9 @@ uint64_t DataWriter::try_write(GuestOffset guest, const IoVector& qiov) {
     if (!run.writable_in_place ||
         !image_.data_clusters().check_place(host).ok())
       return done;
-    const uint64_t bytes = image_.data().try_write(
+    const uint64_t bytes = image_.transfer().try_write(
         Purpose::kWriteAio,
-        run.bytes == length ? qiov : qiov.slice(done, run.bytes),
-        run.host.bytes);
+        run.bytes == length ? qiov : qiov.slice(done, run.bytes), run.host);
     done += bytes;
     if (bytes != run.bytes) return done;
   }
@@ -112,8 +111,8 @@ absl::StatusOr<uint64_t> DataWriter::join(FirstWrites::Ticket ticket,
   absl::StatusOr<SliceRef> slice = image_.map().slice_for_update(first_guest);
   absl::Status status = slice.status();
   if (status.ok()) {
-    status =
-        image_.data().write(Purpose::kClusterAlloc, qiov, ticket.host().bytes);
+    status = image_.transfer().write(Purpose::kClusterAlloc, qiov,
+                                     {data.offset}, ticket.host());
   }
   const FirstWrites::Outcome outcome = image_.first_writes().finish(
       std::move(ticket), status.ok(),
@@ -274,7 +273,9 @@ absl::Status DataWriter::choose_host(uint64_t next_cluster, Plan* plan) {
                                         plan->old_entries.size(), next_cluster);
     if (!allocation.ok()) return allocation.status();
     plan->host = allocation->clusters;
-    plan->reads_as_zeroes = allocation->reads_as_zeroes;
+    // What is not written there decrypts to noise.
+    plan->reads_as_zeroes =
+        allocation->reads_as_zeroes && !image_.transfer().is_encrypted();
     shorten(plan->host.count, plan);
   }
   // Whoever joins may publish, and a discard then free, before this write ends.
@@ -297,7 +298,9 @@ absl::Status DataWriter::transfer(const Plan& plan, const IoVector& qiov) {
     all.append(IoVector(padding.tail.get(), padding.tail_bytes));
     whole = &all;
   }
-  return image_.data().write(Purpose::kClusterAlloc, *whole, host);
+  return image_.transfer().write(Purpose::kClusterAlloc, *whole,
+                                 {plan.data.offset - padding.head_bytes},
+                                 {host});
 }
 
 // ---- Padding ---------------------------------------------------------------

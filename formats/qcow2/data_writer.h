@@ -100,7 +100,8 @@ class DataWriter {
     uint64_t tail_bytes = 0;
   };
 
-  absl::Status write_in_place(const MappedRun& run, const IoVector& qiov);
+  absl::Status write_in_place(const MappedRun& run, GuestOffset guest,
+                              const IoVector& qiov);
 
   // Writes some bytes from the front; returns how many, 0 if the mapping is to
   // be looked up again.
@@ -126,6 +127,10 @@ class DataWriter {
   // `written` is allocated there.
   void publish(Slice* slice, GuestOffset first_guest, HostClusters host,
                ByteRange written);
+  // ... or that they are there, and read as zeroes.
+  void publish_zeroes(Slice* slice, GuestOffset first_guest, HostClusters host);
+  // Of an encrypted image: zeroes that are encrypted.
+  absl::Status write_zero_clusters(GuestOffset first_guest, HostClusters host);
   uint64_t bitmap_of(L2Entry old, uint64_t cluster_start,
                      ByteRange written) const;
   void drop_old_references(const Plan& plan, Progress* progress);

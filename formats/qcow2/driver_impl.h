@@ -18,6 +18,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
@@ -30,6 +31,7 @@
 #include "formats/qcow2/compressed_writer.h"
 #include "formats/qcow2/data_reader.h"
 #include "formats/qcow2/data_writer.h"
+#include "formats/qcow2/encryption.h"
 #include "formats/qcow2/header.h"
 #include "formats/qcow2/image.h"
 #include "formats/qcow2/image_files.h"
@@ -44,8 +46,11 @@ namespace spindle::qcow2 {
 
 class Qcow2Driver final : public BlockDriver {
  public:
-  Qcow2Driver(ImageFiles files, OpenOptions options, LogSink log)
+  // `encryption` is null where there is none.
+  Qcow2Driver(ImageFiles files, std::unique_ptr<Encryption> encryption,
+              OpenOptions options, LogSink log)
       : files_(std::move(files)),
+        encryption_(std::move(encryption)),
         file_(files_.file),
         backing_(files_.backing),
         options_(std::move(options)),
@@ -182,11 +187,17 @@ class Qcow2Driver final : public BlockDriver {
 
   // Opens the image anew after its header has changed.
   absl::Status load_amended();
+  // amend(), once the keys are derived.
+  absl::Status amend_closed(const AmendOptions& options,
+                            absl::FunctionRef<absl::Status()> change_key_slots);
+  // What the image's files and keys were opened by is in `header`, too.
+  absl::Status check_same(const Header& header) const;
 
   // What activate() does once it has the locks.
   absl::Status load_again();
 
   const ImageFiles files_;
+  const std::unique_ptr<Encryption> encryption_;
   const std::shared_ptr<BlockDriver> file_;
   const std::shared_ptr<BlockDriver> backing_;
   const OpenOptions options_;

@@ -77,23 +77,35 @@ absl::Status Qcow2Driver::load_again() {
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, read_only());
   if (!status.ok()) return status;
+  status = check_same(*header);
+  if (status.ok() && encryption_ != nullptr) status = encryption_->reread();
+  if (!status.ok()) return status;
+  if (!read_only()) status = repair_if_dirty(file_.get(), log_, &*header);
+  return status.ok() ? load(*header) : status;
+}
+
+absl::Status Qcow2Driver::check_same(const Header& header) const {
+  if (header.crypt_method != header_.crypt_method) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("crypt_method was ", header_.crypt_method, " and is now ",
+                     header.crypt_method, ": the image must be opened anew"));
+  }
   if (options_.open_backing &&
-      header->backing_filename != header_.backing_filename) {
+      header.backing_filename != header_.backing_filename) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the backing file was '", header_.backing_filename, "' and is now '",
-        header->backing_filename, "': the image must be opened anew"));
+        header.backing_filename, "': the image must be opened anew"));
   }
   // The caller's own name for it holds, whatever the image states.
   const bool is_given =
       options_.driver_options.count(std::string(kDataFileOption)) != 0;
-  if (header->has_data_file() != header_.has_data_file() ||
-      (!is_given && header->data_filename() != header_.data_filename())) {
+  if (header.has_data_file() != header_.has_data_file() ||
+      (!is_given && header.data_filename() != header_.data_filename())) {
     return absl::FailedPreconditionError(absl::StrCat(
         "the data file was '", header_.data_filename(), "' and is now '",
-        header->data_filename(), "': the image must be opened anew"));
+        header.data_filename(), "': the image must be opened anew"));
   }
-  if (!read_only()) status = repair_if_dirty(file_.get(), log_, &*header);
-  return status.ok() ? load(*header) : status;
+  return absl::OkStatus();
 }
 
 absl::Status Qcow2Driver::activate() {

@@ -5,6 +5,7 @@
 
 #include "engine/gate.h"
 #include "formats/qcow2/amend.h"
+#include "formats/qcow2/amend_plan.h"
 #include "formats/qcow2/check.h"
 #include "formats/qcow2/driver_impl.h"
 #include "formats/qcow2/runtime_options.h"
@@ -228,6 +229,25 @@ absl::Status Qcow2Driver::load_amended() {
 }
 
 absl::Status Qcow2Driver::amend(const AmendOptions& options) {
+  AmendOptions slots = options;
+  slots.changes = key_slot_changes(options.changes);
+  if (slots.changes.empty())
+    return amend_closed(options, [] { return absl::OkStatus(); });
+  {
+    // What makes no sense is refused before keys are derived.
+    const Gate::Passage inside(&gate_);
+    absl::Status may = may_change();
+    if (may.ok()) may = plan_amend(options.changes, header_).status();
+    if (!may.ok()) return may;
+  }
+  return encryption_->amend(slots, [&](luks::Volume::Write write) {
+    return amend_closed(options, write);
+  });
+}
+
+absl::Status Qcow2Driver::amend_closed(
+    const AmendOptions& options,
+    absl::FunctionRef<absl::Status()> change_key_slots) {
   // Closed for all of it: what the caches have changes.
   const Gate::Closure closed(&gate_);
   absl::Status status = may_change();
@@ -237,12 +257,13 @@ absl::Status Qcow2Driver::amend(const AmendOptions& options) {
   const auto image = [this] {
     return parts_ == nullptr ? nullptr : parts_->image.get();
   };
-  status = amend_image({image, [this] { return load_amended(); },
-                        [this](uint64_t size_bytes) {
-                          return change_length(size_bytes, Preallocation::kOff);
-                        },
-                        [this] { return parts_->snapshots.rewrite_table(); }},
-                       options);
+  status = amend_image(
+      {image, [this] { return load_amended(); },
+       [this](uint64_t size_bytes) {
+         return change_length(size_bytes, Preallocation::kOff);
+       },
+       [this] { return parts_->snapshots.rewrite_table(); }, change_key_slots},
+      options);
   const absl::Status loaded = load_amended();
   return status.ok() ? loaded : status;
 }

@@ -371,11 +371,6 @@ void append_version3_fields(const Header& header, std::vector<uint8_t>* out) {
               static_cast<uint32_t>(out->size()));
 }
 
-absl::Status unsupported(absl::string_view what) {
-  return absl::UnimplementedError(
-      absl::StrCat("qcow2: the image uses ", what, ", which is not supported"));
-}
-
 absl::Status check_incompatible_features(const Header& header) {
   const uint64_t unknown = header.incompatible_features & ~kIncompatibleKnown;
   if (unknown == 0) return absl::OkStatus();
@@ -482,8 +477,6 @@ absl::Status check_known(const Header& header) {
 absl::Status check_supported(const Header& header, bool read_only) {
   if (absl::Status status = check_incompatible_features(header); !status.ok())
     return status;
-  if (header.crypt_method == kCryptAes) return unsupported("AES encryption");
-  if (header.crypt_method == kCryptLuks) return unsupported("LUKS encryption");
   absl::Status status = check_data_file(header);
   return read_only || !status.ok() ? status : check_writable(header);
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -37,7 +38,8 @@ Geometry geometry_of(const Header& header, uint32_t slice_bytes) {
 Image::Image(std::shared_ptr<BlockDriver> file,
              std::shared_ptr<BlockDriver> backing, const Header& header,
              const RuntimeOptions& options, LogSink log,
-             std::shared_ptr<BlockDriver> data_file)
+             std::shared_ptr<BlockDriver> data_file,
+             const Encryption* encryption)
     : header_(header),
       options_(options),
       geometry_(geometry_of(header, options.slice_bytes)),
@@ -63,6 +65,7 @@ Image::Image(std::shared_ptr<BlockDriver> file,
       data_clusters_(
           {&geometry_, &file_, external_data_.get(), &allocator_, &extents_},
           {header.data_file_is_raw(), options.punch_holes}),
+      transfer_(&data_clusters_.channel(), encryption),
       rounds_({&file_, external_data_.get(), &l2_tables_, &refblocks_, &l1_,
                &allocator_, &pending_, &kept_discards_}),
       map_({&geometry_, &l1_, &l2_tables_, &allocator_, &in_flight_,
@@ -73,11 +76,11 @@ Image::Image(std::shared_ptr<BlockDriver> file,
 absl::StatusOr<std::unique_ptr<Image>> Image::open(
     std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
     const Header& header, const RuntimeOptions& options, LogSink log,
-    std::shared_ptr<BlockDriver> data_file) {
+    std::shared_ptr<BlockDriver> data_file, const Encryption* encryption) {
   // Not through make_unique: the constructor is private.
   std::unique_ptr<Image> image(new Image(std::move(file), std::move(backing),
                                          header, options, std::move(log),
-                                         std::move(data_file)));
+                                         std::move(data_file), encryption));
   image->allocator_.note_file_end();
   absl::Status status = image->l1_.load(&image->file_);
   if (!status.ok()) return status;
@@ -132,6 +135,13 @@ absl::Status Image::enter_extents() {
   if (status.ok()) {
     status = add(MetadataKind::kRefcountTable, header_.refcount_table_offset,
                  header_.refcount_table_bytes());
+  }
+  const absl::StatusOr<std::optional<ByteRange>> luks =
+      find_luks_header(header_);
+  if (status.ok()) status = luks.status();
+  if (status.ok() && luks->has_value()) {
+    status =
+        add(MetadataKind::kEncryptionHeader, (*luks)->offset, (*luks)->length);
   }
   for (HostOffset block : allocator_.refcount_blocks()) {
     if (!status.ok()) return status;

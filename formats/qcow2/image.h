@@ -22,6 +22,8 @@
 #include "formats/qcow2/cluster_map.h"
 #include "formats/qcow2/corruption.h"
 #include "formats/qcow2/data_clusters.h"
+#include "formats/qcow2/data_transfer.h"
+#include "formats/qcow2/encryption.h"
 #include "formats/qcow2/first_writes.h"
 #include "formats/qcow2/flush_rounds.h"
 #include "formats/qcow2/header.h"
@@ -39,11 +41,13 @@ namespace spindle::qcow2 {
 class Image {
  public:
   // Reads and validates the header and the L1 table; writes nothing.  `backing`
-  // and `data_file` are null where there is none.
+  // and `data_file` are null where there is none, `encryption`, which must
+  // outlive this, where the image is not encrypted.
   static absl::StatusOr<std::unique_ptr<Image>> open(
       std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
       const Header& header, const RuntimeOptions& options, LogSink log,
-      std::shared_ptr<BlockDriver> data_file = nullptr);
+      std::shared_ptr<BlockDriver> data_file = nullptr,
+      const Encryption* encryption = nullptr);
 
   // Reads the refcount table, checks that the image's tables do not overlap,
   // and clears unknown autoclear bits.  Before the first write; again is fine.
@@ -67,6 +71,8 @@ class Image {
   ByteChannel& file() { return file_; }
   // Where guest data live: file(), or an external data file.
   ByteChannel& data() { return data_clusters_.channel(); }
+  // What moves them.
+  const DataTransfer& transfer() const { return transfer_; }
   const DataClusters& data_clusters() const { return data_clusters_; }
   // Null if there is none.
   ByteChannel* backing() { return backing_.get(); }
@@ -96,7 +102,7 @@ class Image {
  private:
   Image(std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> backing,
         const Header& header, const RuntimeOptions& options, LogSink log,
-        std::shared_ptr<BlockDriver> data_file);
+        std::shared_ptr<BlockDriver> data_file, const Encryption* encryption);
 
   absl::Status enter_extents();
 
@@ -120,6 +126,7 @@ class Image {
   L1Table l1_;
   Allocator allocator_;
   DataClusters data_clusters_;
+  const DataTransfer transfer_;
   FlushRounds rounds_;
   ClusterMap map_;
   KeptDiscards kept_discards_;

@@ -87,6 +87,11 @@ inline constexpr uint32_t kExtensionDataFile = 0x44415441;
 inline constexpr size_t kExtensionHeaderBytes = 8;  // type, length
 inline constexpr size_t kExtensionAlignment = 8;
 
+// Section "Full disk encryption header pointer".
+inline constexpr size_t kEncryptionOffsetOffset = 0;
+inline constexpr size_t kEncryptionLengthOffset = 8;
+inline constexpr size_t kEncryptionExtensionBytes = 16;
+
 // Section "Feature name table": type, bit number, name padded with zeroes.
 inline constexpr size_t kFeatureNameEntryBytes = 48;
 inline constexpr size_t kFeatureNameBytes = 46;

@@ -26,6 +26,8 @@ absl::string_view metadata_kind_name(MetadataKind kind) {
       return "bitmap directory";
     case MetadataKind::kBitmap:
       return "dirty bitmap";
+    case MetadataKind::kEncryptionHeader:
+      return "encryption header";
   }
   return "metadata";
 }

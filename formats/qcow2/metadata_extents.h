@@ -32,6 +32,7 @@ enum class MetadataKind : uint8_t {
   kSnapshotL1Table,
   kBitmapDirectory,
   kBitmap,
+  kEncryptionHeader,
 };
 absl::string_view metadata_kind_name(MetadataKind kind);
 

@@ -37,7 +37,8 @@ absl::Status Qcow2Driver::load_parts(const Header& header) {
       parse_runtime_options(options_, header);
   if (!runtime.ok()) return runtime.status();
   absl::StatusOr<std::unique_ptr<Image>> image =
-      Image::open(file_, backing_, header, *runtime, log_, files_.data_file);
+      Image::open(file_, backing_, header, *runtime, log_, files_.data_file,
+                  encryption_.get());
   if (!image.ok()) return image.status();
   auto parts = std::make_unique<Parts>(*std::move(image), &live_bitmaps_, log_);
   if (!read_only()) {
@@ -162,6 +163,11 @@ absl::Status Qcow2Driver::write_compressed(const IoVector& qiov,
       return absl::UnimplementedError(
           "an external data file has no compressed clusters");
     }
+    // They would stand there for everybody to read.
+    if (encryption_ != nullptr) {
+      return absl::UnimplementedError(
+          "Compression and encryption not supported at the same time");
+    }
     const uint64_t within = bytes_within(qiov, sector);
     const Recording recording(live_bitmaps_.recorder(),
                               {sector.byte_offset(), within});
@@ -200,8 +206,10 @@ Capabilities Qcow2Driver::capabilities() const {
   list.add(Capability::kDiscard);
   list.add(Capability::kAmend);
   list.add(Capability::kSetLength);
-  if (files_.data_file == nullptr) list.add(Capability::kWriteCompressed);
-  if (files_.can(Capability::kTryWrite)) list.add(Capability::kTryWrite);
+  if (files_.data_file == nullptr && encryption_ == nullptr)
+    list.add(Capability::kWriteCompressed);
+  if (files_.can(Capability::kTryWrite) && encryption_ == nullptr)
+    list.add(Capability::kTryWrite);
   if (header_.version >= kVersion3 || backing_ == nullptr) {
     list.add(Capability::kWriteZeroes);
     list.add(Capability::kWriteZeroesMayUnmap);
@@ -219,6 +227,7 @@ ImageInfo Qcow2Driver::info() const {
   info.virtual_size_bytes = header.size_bytes;
   info.actual_size_bytes = file_->info().actual_size_bytes;
   info.cluster_size_bytes = header.cluster_size_bytes();
+  info.encrypted = encryption_ != nullptr;
   info.dirty = header.is_dirty();
   info.corrupt = header.is_corrupt() ||
                  (parts_ != nullptr && parts_->image->corruption().is_set());
@@ -242,6 +251,10 @@ ImageInfo Qcow2Driver::info() const {
                                       info.corrupt ? "true" : "false");
     info.format_specific.emplace_back("extended l2",
                                       header.extended_l2() ? "true" : "false");
+  }
+  if (info.encrypted) {
+    info.format_specific.emplace_back("encrypt format",
+                                      std::string(encryption_name(header)));
   }
   return info;
 }
@@ -283,6 +296,11 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, options.read_only);
   if (!status.ok()) return status;
+  // A wrong secret is found before anything else is opened, or repaired.
+  absl::StatusOr<std::unique_ptr<Encryption>> encryption =
+      Encryption::open(file, *header, options.driver_options, context.secrets,
+                       file->limits().memory_alignment_bytes);
+  if (!encryption.ok()) return encryption.status();
   absl::StatusOr<ImageFiles> files =
       open_image_files(file, *header, options, context);
   if (!files.ok()) return files.status();
@@ -290,8 +308,8 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
     status = repair_if_dirty(file.get(), context.log, &*header);
     if (!status.ok()) return status;
   }
-  auto driver =
-      std::make_shared<Qcow2Driver>(*std::move(files), options, context.log);
+  auto driver = std::make_shared<Qcow2Driver>(
+      *std::move(files), *std::move(encryption), options, context.log);
   status = driver->load(*header);
   if (!status.ok()) return status;
   return driver;

@@ -1,5 +1,6 @@
 #include "formats/qcow2/qcow2_format.h"
 
+#include <algorithm>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -47,8 +48,7 @@ class Qcow2Format final : public ImageFormat {
   }
 
   std::vector<OptionHelp> create_options() const override {
-    // What QEMU's tools know, so that they can be refused by name.
-    return {
+    std::vector<OptionHelp> options = {
         {"backing_file", "<str>", "File name of a base image"},
         {"backing_fmt", "<str>", "Image format of the base image"},
         {"cluster_size", "<size>", "qcow2 cluster size"},
@@ -58,15 +58,8 @@ class Qcow2Format final : public ImageFormat {
         {"data_file", "<str>", "File name of an external data file"},
         {"data_file_raw", "<bool (on/off)>",
          "The external data file must stay valid as a raw image"},
-        {"encrypt.cipher-alg", "<str>", "Encryption (not yet)"},
-        {"encrypt.cipher-mode", "<str>", "Encryption (not yet)"},
-        {"encrypt.format", "<str>", "Encryption (not yet)"},
-        {"encrypt.hash-alg", "<str>", "Encryption (not yet)"},
-        {"encrypt.iter-time", "<num>", "Encryption (not yet)"},
-        {"encrypt.ivgen-alg", "<str>", "Encryption (not yet)"},
-        {"encrypt.ivgen-hash-alg", "<str>", "Encryption (not yet)"},
-        {"encrypt.key-secret", "<str>", "Encryption (not yet)"},
-        {"encryption", "<bool (on/off)>", "Encryption (not yet)"},
+        {"encryption", "<bool (on/off)>",
+         "The old name of encrypt.format=aes, which is weak"},
         {"extended_l2", "<bool (on/off)>", "Extended L2 tables"},
         {"lazy_refcounts", "<bool (on/off)>", "Postpone refcount updates"},
         {"preallocation", "<str>",
@@ -74,6 +67,13 @@ class Qcow2Format final : public ImageFormat {
         {"refcount_bits", "<num>", "Width of a reference count entry in bits"},
         {"size", "<size>", "Virtual disk size"},
     };
+    for (OptionHelp& option : encryption_options())
+      options.push_back(std::move(option));
+    std::sort(options.begin(), options.end(),
+              [](const OptionHelp& a, const OptionHelp& b) {
+                return a.name < b.name;
+              });
+    return options;
   }
 
   std::vector<OptionHelp> amend_options() const override {
@@ -98,6 +98,10 @@ class Qcow2Format final : public ImageFormat {
   }
 
   bool supports_backing() const override { return true; }
+  bool new_images_read_as_zeroes(const CreateOptions& options) const override {
+    const absl::StatusOr<CreatePlan> plan = plan_create(options);
+    return plan.ok() && plan->reads_as_zeroes();
+  }
   uint64_t initial_file_length(const CreateOptions&) const override {
     return 0;
   }

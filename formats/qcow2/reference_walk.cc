@@ -10,6 +10,7 @@
 #include "engine/checked_math.h"
 #include "engine/errors.h"
 #include "formats/qcow2/bitmap_directory.h"
+#include "formats/qcow2/encryption.h"
 #include "formats/qcow2/layout.h"
 #include "formats/qcow2/table_entry.h"
 
@@ -228,12 +229,11 @@ absl::Status ReferenceWalk::count_snapshots() {
 }
 
 void ReferenceWalk::count_encryption_header() {
-  const HeaderExtension* const extension =
-      context_->header.find_extension(kExtensionEncryption);
-  if (extension == nullptr || extension->data.size() < 16) return;
+  const absl::StatusOr<std::optional<ByteRange>> area =
+      find_luks_header(context_->header);
+  if (!area.ok() || !area->has_value()) return;
   Findings findings(context_->wants_lines());
-  count(load_big64(extension->data.data()),
-        load_big64(extension->data.data() + 8), &findings);
+  count((*area)->offset, (*area)->length, &findings);
   context_->say(&findings);
 }
 

@@ -128,16 +128,19 @@ absl::Status Resizer::cut_data_file(uint64_t length_bytes) {
 
 absl::Status Resizer::zero_tail() {
   const Geometry& geometry = parts_.image->geometry();
-  const uint64_t begin = geometry.size_bytes;
-  const uint64_t length = align_up(begin, geometry.cluster_bytes()) - begin;
-  if (length == 0) return absl::OkStatus();
-  std::vector<uint8_t> bytes(length);
+  const uint64_t end = align_up(geometry.size_bytes, geometry.cluster_bytes());
+  if (end == geometry.size_bytes) return absl::OkStatus();
+  // Encryption knows whole sectors.
+  const uint64_t begin = align_down(geometry.size_bytes, kSectorSizeBytes);
+  std::vector<uint8_t> bytes(end - begin);
   const IoVector qiov(bytes.data(), bytes.size());
   absl::Status status = parts_.reader->read({begin}, qiov);
   if (!status.ok()) return status;
+  const IoVector tail =
+      qiov.slice(geometry.size_bytes - begin, end - geometry.size_bytes);
   // Where the disk ends nobody asked for the backing file; soon somebody would.
-  if (qiov.is_zero() && !backing_is_longer()) return status;
-  qiov.fill(0);
+  if (tail.is_zero() && !backing_is_longer()) return status;
+  tail.fill(0);
   return parts_.writer->write({begin}, qiov);
 }
 

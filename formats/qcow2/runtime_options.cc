@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "engine/checked_math.h"
+#include "formats/crypto/encrypt_options.h"
 #include "formats/options/option_values.h"
 #include "formats/qcow2/image_files.h"
 #include "formats/qcow2/layout.h"
@@ -109,7 +110,8 @@ absl::StatusOr<Sizes> collect(const OpenOptions& options, const Header& header,
       result->discard_no_unref = *keeps;
       continue;
     }
-    if (name == kDataFileOption) continue;  // for open_image_files()
+    if (name == kDataFileOption) continue;       // for open_image_files()
+    if (crypto::is_open_option(name)) continue;  // for Encryption
     const bool is_known = name == "l2-cache-size" ||
                           name == "refcount-cache-size" ||
                           name == "cache-size" || name == "l2-cache-entry-size";
@@ -118,7 +120,7 @@ absl::StatusOr<Sizes> collect(const OpenOptions& options, const Header& header,
           "unknown option ", name,
           " for qcow2; known are l2-cache-size, refcount-cache-size, ",
           "cache-size, l2-cache-entry-size, reuse, ", kDiscardNoUnrefOption,
-          " and ", kDataFileOption));
+          ", ", kDataFileOption, ", encrypt.format and encrypt.key-secret"));
     }
     const absl::StatusOr<uint64_t> value = parse_size(name, text);
     if (!value.ok()) return value.status();

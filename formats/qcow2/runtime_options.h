@@ -11,6 +11,8 @@
 //   discard-no-unref     "on": what is discarded, or made zero and may be
 //                        unmapped, keeps its host cluster; version 3 only;
 //                        default off
+//   encrypt.format       what the image must be encrypted with: aes, luks
+//   encrypt.key-secret   the id of the secret with its passphrase
 //   data-file.filename   the external data file, whatever the image says
 //
 // Thread safety: values.

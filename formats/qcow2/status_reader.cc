@@ -52,6 +52,8 @@ absl::StatusOr<BlockStatus> StatusReader::status(ByteRange range,
                                                  BlockStatusScope scope) {
   absl::StatusOr<BlockStatus> found = layer_status(range);
   if (!found.ok()) return found;
+  // What lies there is not what the guest has.
+  if (image_.transfer().is_encrypted()) found->host_offset.reset();
   if (found->data && found->host_offset.has_value()) {
     absl::Status status = look_for_hole(&*found);
     if (!status.ok()) return status;

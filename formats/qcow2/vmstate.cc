@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <optional>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
@@ -44,8 +45,28 @@ absl::Status VmState::read(const IoVector& qiov, uint64_t position) {
   const uint64_t within =
       std::min(std::max(l1_end(), place->offset), place->end()) - place->offset;
   qiov.fill(within, place->length - within, 0);
-  return within == 0 ? absl::OkStatus()
-                     : reader_.read({place->offset}, qiov.slice(0, within));
+  return within == 0
+             ? absl::OkStatus()
+             : read_stored(qiov.slice(0, within), {place->offset, within});
+}
+
+ByteRange VmState::moved_for(ByteRange stored) const {
+  if (!image_.transfer().is_encrypted()) return stored;
+  const uint64_t begin = align_down(stored.offset, kSectorSizeBytes);
+  return {begin, align_up(stored.end(), kSectorSizeBytes) - begin};
+}
+
+absl::Status VmState::read_stored(const IoVector& qiov, ByteRange stored) {
+  const ByteRange moved = moved_for(stored);
+  if (moved == stored) return reader_.read({stored.offset}, qiov);
+  std::vector<uint8_t> bytes(moved.length);
+  absl::Status status =
+      reader_.read({moved.offset}, IoVector(bytes.data(), bytes.size()));
+  if (status.ok()) {
+    qiov.copy_from(0, bytes.data() + (stored.offset - moved.offset),
+                   stored.length);
+  }
+  return status;
 }
 
 absl::StatusOr<bool> VmState::has_room(ByteRange area) const {
@@ -66,7 +87,21 @@ absl::Status VmState::make_room(ByteRange area) {
 absl::Status VmState::write(const IoVector& qiov, uint64_t position) {
   const absl::StatusOr<ByteRange> place =
       place_of({position, qiov.length_bytes()});
-  return place.ok() ? writer_.write({place->offset}, qiov) : place.status();
+  if (!place.ok()) return place.status();
+  if (!image_.transfer().is_encrypted())
+    return writer_.write({place->offset}, qiov);
+  const ByteRange moved = moved_for(*place);
+  const bool is_whole = moved == *place;
+  const RangeTracker::Hold hold(
+      &sectors_, moved,
+      is_whole ? RangeTracker::Mode::kShared : RangeTracker::Mode::kExclusive);
+  if (is_whole) return writer_.write({place->offset}, qiov);
+  std::vector<uint8_t> bytes(moved.length);
+  const IoVector sectors(bytes.data(), bytes.size());
+  absl::Status status = reader_.read({moved.offset}, sectors);
+  if (!status.ok()) return status;
+  qiov.copy_to(0, bytes.data() + (place->offset - moved.offset), place->length);
+  return writer_.write({moved.offset}, sectors);
 }
 
 }  // namespace spindle::qcow2

@@ -16,6 +16,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/io_vector.h"
+#include "engine/range_tracker.h"
 #include "engine/sector.h"
 #include "formats/qcow2/data_reader.h"
 #include "formats/qcow2/data_writer.h"
@@ -44,10 +45,17 @@ class VmState {
   // Where `area` of the vmstate lies behind the disk.
   absl::StatusOr<ByteRange> place_of(ByteRange area) const;
   uint64_t l1_end() const;
+  // What is moved for the sake of `stored`: of an encrypted image, whole
+  // sectors.
+  ByteRange moved_for(ByteRange stored) const;
+  absl::Status read_stored(const IoVector& qiov, ByteRange stored);
 
   Image& image_;
   DataReader& reader_;
   DataWriter& writer_;
+  // Of an encrypted image: sectors that are written in part are read first,
+  // while nobody else writes them.
+  RangeTracker sectors_;
 };
 
 }  // namespace spindle::qcow2

@@ -18,9 +18,10 @@ constexpr std::array<const char*, 4> kPreallocations = {"off", "metadata",
                                                         "falloc", "full"};
 constexpr std::array<const char*, 3> kCompressions = {"none", "zlib", "zstd"};
 constexpr std::array<const char*, 3> kDataFileNames = {"none", "plain", "raw"};
+constexpr std::array<const char*, 3> kEncryptions = {"none", "aes", "luks"};
 
 // Parameters are counted, and so are the values of each.
-constexpr size_t kParameters = 8;
+constexpr size_t kParameters = 9;
 constexpr size_t kMostValues = 16;
 
 template <size_t count>
@@ -39,7 +40,8 @@ std::array<size_t, kParameters> values_of(const Geometry& geometry) {
           index_of(kPreallocations, geometry.preallocation),
           index_of(kCompressions, geometry.compression),
           geometry.extended_l2 ? size_t{1} : size_t{0},
-          static_cast<size_t>(geometry.data_file)};
+          static_cast<size_t>(geometry.data_file),
+          index_of(kEncryptions, geometry.encryption)};
 }
 
 // A pair of values as one number.
@@ -89,10 +91,22 @@ std::string Geometry::create_options(const std::string& path) const {
     absl::StrAppend(&options, ",data_file=", data_file_of(path));
   if (data_file == DataFile::kRaw)
     absl::StrAppend(&options, ",data_file_raw=on");
+  if (encryption != "none")
+    absl::StrAppend(&options,
+                    ",encrypt.key-secret=secret0,encrypt.format=", encryption);
+  // As weak as it may be: what is derived is not what is tested.
+  if (encryption == "luks") absl::StrAppend(&options, ",encrypt.iter-time=0");
   return options;
 }
 
+bool Geometry::has_noise() const {
+  return encryption != "none" && !extended_l2 &&
+         (preallocation != "off" || data_file == DataFile::kRaw);
+}
+
 bool Geometry::is_legal() const {
+  // What is compressed would not be encrypted.
+  if (encryption != "none" && compression != "none") return false;
   // Version 2 knows one width only, and no incompatible features.
   if (compat == "0.10" && (refcount_bits != 16 || compression == "zstd" ||
                            extended_l2 || data_file != DataFile::kNone)) {
@@ -118,7 +132,8 @@ std::string Geometry::name() const {
                       "_preallocation_", preallocation, "_compression_",
                       compression, extended_l2 ? "_extended" : "",
                       "_data_file_",
-                      kDataFileNames[static_cast<size_t>(data_file)]);
+                      kDataFileNames[static_cast<size_t>(data_file)],
+                      "_encryption_", encryption);
 }
 
 void PrintTo(const Geometry& geometry, std::ostream* out) {
@@ -158,7 +173,10 @@ void for_each_storage(Geometry geometry, F f) {
         for (size_t data_file = 0; data_file < kDataFileNames.size();
              ++data_file) {
           geometry.data_file = static_cast<Geometry::DataFile>(data_file);
-          f(geometry);
+          for (const char* encryption : kEncryptions) {
+            geometry.encryption = encryption;
+            f(geometry);
+          }
         }
       }
     }

@@ -32,11 +32,19 @@ struct Geometry {
   bool extended_l2 = false;
   enum class DataFile { kNone, kPlain, kRaw };
   DataFile data_file = DataFile::kNone;
+  // "none", "aes", "luks".
+  std::string encryption = "none";
 
   // Several clusters, several L2 tables where they are small, and an end in
   // the middle of a cluster.
   uint64_t length_bytes() const;
   uint64_t backing_bytes() const;
+  // Empty if it is not encrypted.
+  std::string passphrase() const {
+    return encryption == "none" ? "" : "opensesame";
+  }
+  // Whether clusters that nobody has written read as noise.
+  bool has_noise() const;
   // For the image `path`.
   std::string create_options(const std::string& path) const;
   static std::string data_file_of(const std::string& path) {

@@ -14,13 +14,13 @@ TEST(Geometry, FullProductHasEveryLegalCombinationOnce) {
     EXPECT_TRUE(names.insert(geometry.name()).second) << geometry.name();
     EXPECT_TRUE(geometry.is_legal());
   }
-  // Without backing file: compressed in 3 ways, or preallocated in 4 with 3
-  // kinds of data file (one is among both); with one of the 5 kinds: compressed
-  // in 3 ways, or a data file.
-  const size_t storages = (3 + 4 * 3 - 1) + 5 * (3 + 1);
+  // Without backing file: compressed in 2 ways, or preallocated in 4 with 3
+  // kinds of data file; with one of the 5 kinds: compressed in 2 ways, or not,
+  // or a data file.  What is not compressed may be encrypted in 2 ways.
+  const size_t storages = (2 + 4 * 3 * 3) + 5 * (2 + 2 * 3);
   // 13 cluster sizes, 8 of them with subclusters; 7 widths.
   const size_t version3 = (13 + 8) * 7 * storages;
-  const size_t version2 = 13 * ((2 + 4 - 1) + 5 * 2);
+  const size_t version2 = 13 * ((1 + 4 * 3) + 5 * (1 + 3));
   EXPECT_EQ(names.size(), version3 + version2);
 }
 

@@ -7,6 +7,8 @@
 
 #include "engine/image_opener.h"
 #include "engine/io_vector.h"
+#include "engine/secret_bytes.h"
+#include "engine/secret_store.h"
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
 
@@ -21,12 +23,34 @@ Executor* shared_executor() {
   return executor;
 }
 
+namespace {
+
+constexpr char kSecret[] = "secret0";
+
+ImageOpener opener_for(const ImageFile& image) {
+  ImageOpener::Policy policy;
+  auto secrets = std::make_shared<SecretStore>();
+  secrets->add(kSecret, SecretBytes::copy_of(image.passphrase)).IgnoreError();
+  policy.secrets = std::move(secrets);
+  return ImageOpener(builtin_drivers(), std::move(policy));
+}
+
+}  // namespace
+
+absl::Status create_ours(const ImageFile& image, CreateOptions options) {
+  if (!image.passphrase.empty())
+    options.options[secret_option(image)] = kSecret;
+  return opener_for(image).create(image.path, image.format, options);
+}
+
 absl::StatusOr<std::unique_ptr<BlockDevice>> open_ours(
     const ImageFile& image, bool read_only, const OptionMap& driver_options) {
-  const ImageOpener opener(builtin_drivers(), {});
+  const ImageOpener opener = opener_for(image);
   OpenOptions options;
   options.read_only = read_only;
   options.driver_options = driver_options;
+  if (!image.passphrase.empty())
+    options.driver_options[secret_option(image)] = kSecret;
   auto driver = opener.open(image.path, image.format, options);
   if (!driver.ok()) return driver.status();
   return BlockDevice::create(*std::move(driver), shared_executor());

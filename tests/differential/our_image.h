@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/block_device.h"
 #include "engine/format.h"
@@ -17,6 +18,9 @@ namespace spindle::testing {
 
 // An executor that all tests of the process share.
 Executor* shared_executor();
+
+// Makes a new image, as its format and `options` say.
+absl::Status create_ours(const ImageFile& image, CreateOptions options);
 
 absl::StatusOr<std::unique_ptr<BlockDevice>> open_ours(
     const ImageFile& image, bool read_only,

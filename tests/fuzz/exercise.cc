@@ -19,6 +19,11 @@
 #include "engine/dirty_bitmap.h"
 #include "engine/format.h"
 #include "engine/io_vector.h"
+#include "engine/secret_bytes.h"
+#include "formats/luks/header.h"
+#include "formats/qcow2/encryption.h"
+#include "formats/qcow2/header.h"
+#include "formats/qcow2/layout.h"
 #include "formats/qcow2/qcow2_driver.h"
 #include "tests/fuzz/fuzz_file.h"
 
@@ -32,9 +37,42 @@ constexpr uint64_t kMaxGrowthBytes = uint64_t{1} << 20;
 // A check walks what the file holds many times over.
 constexpr uint64_t kMaxCheckedBytes = uint64_t{1} << 20;
 
+// What deriving one key may cost here.
+constexpr uint32_t kMaxIterations = 2000;
+
+// An encrypted image that would take long to open.
+bool is_slow_to_open(absl::string_view image) {
+  const absl::Span<const uint8_t> bytes(
+      reinterpret_cast<const uint8_t*>(image.data()), image.size());
+  const auto header = qcow2::parse_header(bytes, image.size());
+  if (!header.ok()) return false;
+  const auto area = qcow2::find_luks_header(*header);
+  if (!area.ok() || !area->has_value() || (*area)->offset >= image.size())
+    return false;
+  const auto luks =
+      luks::parse_header(bytes.subspan((*area)->offset), (*area)->length);
+  if (!luks.ok()) return false;
+  return luks->key_iterations > kMaxIterations ||
+         std::any_of(luks->slots.begin(), luks->slots.end(),
+                     [](const luks::KeySlot& slot) {
+                       return slot.iterations > kMaxIterations;
+                     });
+}
+
+OpenOptions options_for(absl::string_view image, bool read_only) {
+  OpenOptions options;
+  options.read_only = read_only;
+  if (image.size() > qcow2::kCryptMethodOffset + 3 &&
+      image[qcow2::kCryptMethodOffset + 3] != 0) {
+    options.driver_options["encrypt.key-secret"] = "s";
+  }
+  return options;
+}
+
 // The backing file of whatever names one, and an empty data file.
 OpenContext context() {
   OpenContext context;
+  context.secrets = fuzz_secrets();
   context.open_child = [](const ChildRequest& request)
       -> absl::StatusOr<std::shared_ptr<BlockDriver>> {
     require(request.filename.size() <= 4096, "a child's name is bounded");
@@ -324,6 +362,13 @@ void require(bool condition, absl::string_view what) {
   std::abort();
 }
 
+std::shared_ptr<const SecretStore> fuzz_secrets() {
+  auto secrets = std::make_shared<SecretStore>();
+  const absl::Status added = secrets->add("s", SecretBytes::copy_of("s"));
+  require(added.ok(), "the secret");
+  return secrets;
+}
+
 void exercise_image(absl::string_view image,
                     absl::Span<const uint8_t> program) {
   // One thread: there is nothing to detect, and it takes half of the time.
@@ -333,12 +378,11 @@ void exercise_image(absl::string_view image,
   }();
   static_cast<void>(once);
   const std::optional<CheckResult> before = check(image);
-  OpenOptions options;
-  options.read_only = true;
+  if (is_slow_to_open(image)) return;
   {
     const auto driver =
         qcow2::open_qcow2(std::make_shared<FuzzFile>(image, /*read_only=*/true),
-                          options, context());
+                          options_for(image, /*read_only=*/true), context());
     if (driver.ok()) {
       static_cast<void>((*driver)->info());
       Guest(**driver, is_sound(before)).look();
@@ -347,9 +391,9 @@ void exercise_image(absl::string_view image,
   }
   if (!is_sound(before)) repair(image);
 
-  options.read_only = false;
   const auto file = std::make_shared<FuzzFile>(image);
-  const auto driver = qcow2::open_qcow2(file, options, context());
+  const auto driver = qcow2::open_qcow2(
+      file, options_for(image, /*read_only=*/false), context());
   if (!driver.ok()) {
     // Only a dirty image is changed before it has been accepted: repaired.
     require(file->content() == image || !is_sound(before),

@@ -11,15 +11,20 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "engine/secret_store.h"
 
 namespace spindle::testing {
 
 // How many bytes at the start of a fuzzer's input say what is done; the rest
 // is the image, or what goes into one.
 inline constexpr size_t kProgramBytes = 16;
+
+// What opens encrypted images is called "s".
+std::shared_ptr<const SecretStore> fuzz_secrets();
 
 // `program`: kProgramBytes bytes, each pair an operation and its place.
 void exercise_image(absl::string_view image, absl::Span<const uint8_t> program);

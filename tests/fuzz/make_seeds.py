@@ -21,15 +21,22 @@ def run(*command):
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def make_image(path, options, commands=(), size="64k", snapshots=(), bitmaps=(), backing=None):
+def make_image(path, options, commands=(), size="64k", snapshots=(), bitmaps=(), backing=None,
+               secret=None):
     create = ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options]
+    opened = ["-f", "qcow2", path]
+    if secret:
+        objects = ["--object", f"secret,id=s,data={secret}"]
+        create += objects
+        opened = objects + ["--image-opts",
+                            f"driver=qcow2,file.filename={path},encrypt.key-secret=s"]
     if backing:
         create += ["-b", backing, "-F", "raw"]
     run(*create, path, size)
     for name in bitmaps:
         run("qemu-img", "bitmap", "--add", "-g", "512", path, name)
     for command in commands:
-        run("qemu-io", "-f", "qcow2", "-c", command, path)
+        run("qemu-io", "-c", command, *opened)
     for name in snapshots:
         run("qemu-img", "snapshot", "-c", name, path)
         run("qemu-io", "-f", "qcow2", "-c", "write -P 9 1k 1k", path)
@@ -60,6 +67,8 @@ def make_images():
     yield "backing", make_image(path, v2, writes[:1], backing=backing)
     yield "bitmaps", make_image(path, "cluster_size=1k", writes, bitmaps=["x", "yy"])
     yield "extended", make_image(path, "cluster_size=16k,extended_l2=on", writes)
+    aes = "cluster_size=1k,encrypt.format=aes,encrypt.key-secret=s"
+    yield "aes", make_image(path, aes, writes, secret="s")
     yield "data_file", make_image(path, f"cluster_size=1k,data_file={data}", writes[:1])
 
 
@@ -115,6 +124,13 @@ def main():
                 put("tables_fuzzer", name, PROGRAM + image[512:])
         for name, image in make_vdi_images():
             put("vdi_fuzzer", name, PROGRAM + image)
+    # Nothing changed; another method; an extension and a header out of place.
+    put("encryption_fuzzer", "same", PROGRAM)
+    put("encryption_fuzzer", "aes", PROGRAM + b"\3")
+    put("encryption_fuzzer", "offset", PROGRAM + bytes(7) + b"\x10")
+    put("encryption_fuzzer", "length", PROGRAM + bytes(15) + b"\x10")
+    put("encryption_fuzzer", "payload", PROGRAM + bytes(17 + 106) + b"\x02")
+    put("encryption_fuzzer", "slot", PROGRAM + bytes(17 + 208 + 40) + b"\0\0\0\x10")
     for count in (1, 2):
         table = b"".join(snapshot_entry(5 * 512, 1, str(i).encode(), b"name") for i in range(count))
         put("snapshots_fuzzer", str(count), PROGRAM + bytes([count]) + table)

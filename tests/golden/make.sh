@@ -129,6 +129,37 @@ poke unknown-autoclear.qcow2 88 80
 make unknown-incompatible.qcow2 '' 1M "${edits[@]}"
 poke unknown-incompatible.qcow2 72 80
 
+# Encrypted images.  Key material and what is encrypted do not shrink: keys of
+# 128 bits, small clusters, few data.  iter-time=0 is quick to open.
+make_encrypted() {
+  local name=$1 options=$2 size=$3 prefix= commands=()
+  shift 3
+  [[ $name == *.luks ]] || prefix=encrypt.
+  for command in "$@"; do commands+=(-c "$command"); done
+  local secret=(--object secret,id=s,data=opensesame)
+  # A short measurement of how fast keys are derived may find no processor time
+  # used, and then qemu-img gives up.
+  until qemu-img create -q "${secret[@]}" -f "${name##*.}" \
+    -o "$options,${prefix}key-secret=s" "$name" "$size"; do :; done
+  qemu-io "${secret[@]}" --image-opts "${commands[@]}" \
+    "driver=${name##*.},file.filename=$name,${prefix}key-secret=s" >/dev/null
+}
+few_edits=('write -P 81 0 512' 'write -P 82 1500k 1k' 'write -P 83 1500k 512')
+make_encrypted encrypted-aes.qcow2 encrypt.format=aes,cluster_size=4k 2M \
+  'write -P 84 2k 9k' 'write -z 64k 8k' 'write -P 85 68k 512'
+make_encrypted encrypted-aes-v2.qcow2 encryption=on,compat=0.10 2M \
+  'write -P 86 100k 1k'
+luks=encrypt.format=luks,encrypt.iter-time=0,encrypt.cipher-alg=aes-128
+make_encrypted encrypted-luks.qcow2 \
+  $luks,encrypt.cipher-mode=cbc,encrypt.ivgen-alg=essiv,encrypt.ivgen-hash-alg=sha256,cluster_size=512 \
+  2M "${few_edits[@]}"
+make_encrypted encrypted-luks-extended-l2.qcow2 \
+  $luks,encrypt.cipher-mode=cbc,extended_l2=on,cluster_size=16k 2M \
+  "${few_edits[@]}"
+make_encrypted luks.luks \
+  iter-time=0,cipher-alg=serpent-128,cipher-mode=cbc,hash-alg=ripemd160 4k \
+  'write -P 87 0 4k'
+
 # VirtualBox images.  Their UUIDs are random.
 make_vdi() {
   local name=$1 options=$2 size=$3
@@ -151,7 +182,7 @@ rm -f text noise data.raw
 python3 "$here/manifest.py" . >manifest.json
 rm -rf "$here/images"
 mkdir "$here/images"
-for file in *.qcow2 *.vdi *.raw *.data; do
+for file in *.qcow2 *.vdi *.luks *.raw *.data; do
   gzip -9n <"$file" >"$here/images/$file.gz"
 done
 mv manifest.json "$here/manifest.json"

@@ -11,6 +11,16 @@ def run(*arguments):
     return subprocess.run(arguments, capture_output=True, text=True)
 
 
+def as_opened(name):
+    """The arguments that name an image to a tool."""
+    kind = name.rpartition(".")[2]
+    if not name.startswith(("encrypted-", "luks")):
+        return ["-f", kind, name]
+    option = "key-secret" if kind == "luks" else "encrypt.key-secret"
+    return ["--object", "secret,id=s,data=opensesame", "--image-opts",
+            f"driver={kind},file.filename={name},{option}=s"]
+
+
 def describe(name):
     info = run("qemu-img", "info", "--output=json", name)
     entry = {"name": name, "opens": info.returncode == 0}
@@ -20,14 +30,14 @@ def describe(name):
     # These depend on where the image lies.
     for key in ("actual-size", "filename", "full-backing-filename"):
         entry["info"].pop(key, None)
-    kind = name.rpartition(".")[2]
-    converted = run("qemu-img", "convert", "-f", kind, "-O", "raw", name,
-                    "content")
+    converted = run("qemu-img", "convert", "-O", "raw", *as_opened(name), "content")
     assert converted.returncode == 0, converted.stderr
     with open("content", "rb") as content:
         entry["sha256"] = hashlib.sha256(content.read()).hexdigest()
     os.unlink("content")
-    check = run("qemu-img", "check", "-f", kind, "--output=json", name)
+    if name.endswith(".luks"):
+        return entry  # there is nothing to check
+    check = run("qemu-img", "check", "--output=json", *as_opened(name))
     entry["check"] = json.loads(check.stdout)
     entry["check"].pop("filename", None)
     entry["check-exit-code"] = check.returncode
@@ -35,6 +45,6 @@ def describe(name):
 
 
 os.chdir(sys.argv[1])
-images = sorted(name for name in os.listdir() if name.endswith((".qcow2", ".vdi")))
+images = sorted(name for name in os.listdir() if name.endswith((".qcow2", ".vdi", ".luks")))
 json.dump([describe(name) for name in images], sys.stdout, indent=1)
 print()

@@ -7,12 +7,20 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "engine/io_vector.h"
+#include "engine/secret_bytes.h"
+#include "engine/secret_store.h"
+#include "engine/sector.h"
 #include "formats/builtin.h"
+#include "tests/differential/our_image.h"
 #include "tests/support/observing_driver.h"
 
 namespace spindle::testing {
 namespace {
+
+// Of all that is encrypted.
+constexpr char kPassphrase[] = "opensesame";
 
 // No write of a model has this stamp.
 constexpr uint64_t kBackingStamp = uint64_t{1} << 60;
@@ -36,13 +44,14 @@ ContentFunction content_until(uint64_t length_bytes) {
   };
 }
 
-absl::Status write_content(const ImageFile& image, uint64_t length_bytes) {
+absl::Status write_content(const ImageFile& image, uint64_t length_bytes,
+                           const std::string& options) {
   std::vector<uint8_t> bytes(length_bytes);
   data_with_holes(0, absl::MakeSpan(bytes));
   if (image.format == "raw") return write_file(image.path, bytes);
   const ImageFile raw{image.path + ".source", "raw"};
   absl::Status status = write_file(raw.path, bytes);
-  if (status.ok()) status = qemu_convert(raw, image, "");
+  if (status.ok()) status = qemu_convert(raw, image, options);
   ::unlink(raw.path.c_str());
   return status;
 }
@@ -53,8 +62,12 @@ StressImage::StressImage(const StressVariant& variant)
     : variant_(variant),
       image_{variant.on_tmpfs ? tmpfs_path(variant.name)
                               : temporary_path(variant.name),
-             variant.format},
-      backing_{image_.path + ".backing", variant.backing_format},
+             variant.format, variant.encrypted ? kPassphrase : "",
+             variant.backing_options.empty()
+                 ? ""
+                 : ",backing.encrypt.key-secret=secret0"},
+      backing_{image_.path + ".backing", variant.backing_format,
+               variant.backing_options.empty() ? "" : kPassphrase},
       flat_{image_.path + ".flat", "raw"} {
   ModelDisk::Options options{
       .length_bytes = variant.length_bytes, .initial = {}, .backing = {}};
@@ -84,7 +97,7 @@ std::string StressImage::folder() const {
 
 absl::Status StressImage::make_files() const {
   if (variant_.compressed) {
-    absl::Status status = write_content(flat_, variant_.length_bytes);
+    absl::Status status = write_content(flat_, variant_.length_bytes, "");
     if (status.ok())
       status = qemu_convert(flat_, image_, variant_.create_options, {"-c"});
     return status;
@@ -94,14 +107,38 @@ absl::Status StressImage::make_files() const {
                     .options = variant_.create_options,
                     .backing = std::nullopt};
   if (!variant_.backing_format.empty()) {
-    const absl::Status status = write_content(backing_, variant_.backing_bytes);
+    const absl::Status status = write_content(backing_, variant_.backing_bytes,
+                                              variant_.backing_options);
     if (!status.ok()) return status;
     // The image names it without its folder: with a long path the header would
     // leave no room for bitmaps in a first cluster of 512 bytes.
     create.backing =
         ImageFile{backing_.path.substr(folder().size()), backing_.format};
   }
-  return qemu_create(create);
+  return variant_.encrypted ? create_encrypted(create) : qemu_create(create);
+}
+
+absl::Status StressImage::create_encrypted(const QemuCreate& create) const {
+  CreateOptions options;
+  options.size_bytes = create.size_bytes;
+  if (create.backing.has_value()) {
+    options.backing_filename = create.backing->path;
+    options.backing_format = create.backing->format;
+    options.unsafe_backing = true;
+  }
+  for (const absl::string_view option : absl::StrSplit(create.options, ',')) {
+    const std::vector<std::string> parts = absl::StrSplit(option, '=');
+    options.options[parts[0]] = parts[1];
+  }
+  absl::Status status = create_ours(create.image, std::move(options));
+  if (!status.ok() || create.image.format == "qcow2") return status;
+  // What nobody wrote is noise.
+  auto driver = open_driver(create.image, /*read_only=*/false, {});
+  if (!driver.ok()) return driver.status();
+  std::vector<uint8_t> zeroes(create.size_bytes);
+  status = (*driver)->write(IoVector(zeroes.data(), zeroes.size()), Sector(0));
+  const absl::Status closed = (*driver)->close();
+  return status.ok() ? closed : status;
 }
 
 absl::StatusOr<std::shared_ptr<BlockDriver>> StressImage::open_driver(
@@ -117,11 +154,19 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> StressImage::open_driver(
   auto file = protocol->open(image.path, options);
   if (!file.ok()) return file.status();
   OpenContext context;
+  auto secrets = std::make_shared<SecretStore>();
+  absl::Status status =
+      secrets->add("secret0", SecretBytes::copy_of(kPassphrase));
+  if (!status.ok()) return status;
+  context.secrets = std::move(secrets);
   context.open_child = [this](const ChildRequest& child) {
-    return open_driver({folder() + child.filename, child.format},
-                       child.read_only, {});
+    return open_driver(
+        {folder() + child.filename, child.format, backing_.passphrase},
+        child.read_only, {});
   };
   options.driver_options = driver_options;
+  if (!image.passphrase.empty())
+    options.driver_options[secret_option(image)] = "secret0";
   return format->open(std::make_shared<ObservingDriver>(*std::move(file)),
                       options, context);
 }
@@ -163,7 +208,8 @@ absl::StatusOr<std::vector<uint8_t>> StressImage::verify(BlockDevice& device) {
 
 absl::Status StressImage::judge(const std::vector<uint8_t>& content) const {
   absl::Status status = write_file(flat_.path, content);
-  if (status.ok() && image_.format != "raw") status = qemu_check(image_);
+  if (status.ok() && image_.format != "raw" && image_.format != "luks")
+    status = qemu_check(image_);
   if (status.ok()) status = qemu_compare(image_, flat_);
   return status;
 }

@@ -37,6 +37,12 @@ struct StressVariant {
   OptionMap open_options;
   // Flushes cost nothing there, so that more of the rest happens.
   bool on_tmpfs = false;
+  // Encrypted, with one passphrase.  `create_options` and, for a backing file
+  // that is qcow2, `backing_options` say how.
+  bool encrypted = false;
+  std::string backing_options;
+  // The disk stays as long as it is: what it gains would not be zeroes.
+  bool fixed_length = false;
   // Of the workload.
   uint64_t most_sectors = 64;
 };
@@ -68,6 +74,9 @@ class StressImage {
   // Where all its files lie, with a slash at the end.
   std::string folder() const;
   absl::Status make_files() const;
+  // With our own formats: qemu-img gives up where a short measurement of how
+  // fast keys are derived finds no processor time used.
+  absl::Status create_encrypted(const QemuCreate& create) const;
   absl::StatusOr<std::shared_ptr<BlockDriver>> open_driver(
       const ImageFile& image, bool read_only, const OptionMap& options) const;
 

@@ -129,6 +129,26 @@ std::vector<StressVariant> all_variants() {
   kept.create_options = "extended_l2=on,cluster_size=16k";
   kept.open_options = {{"reuse", "lowest"}, {"discard-no-unref", "on"}};
   variants.push_back(kept);
+
+  StressVariant encrypted;
+  encrypted.name = "qcow2_encrypted_over_encrypted";
+  encrypted.format = "qcow2";
+  encrypted.encrypted = true;
+  encrypted.create_options =
+      "encrypt.format=luks,encrypt.iter-time=0,cluster_size=16k";
+  encrypted.backing_format = "qcow2";
+  encrypted.backing_bytes = 3 << 20;
+  encrypted.backing_options = "encrypt.format=aes,encrypt.key-secret=secret0";
+  encrypted.open_options = {{"reuse", "lazy"}};
+  variants.push_back(encrypted);
+
+  encrypted = StressVariant();
+  encrypted.name = "luks";
+  encrypted.format = "luks";
+  encrypted.encrypted = true;
+  encrypted.create_options = "iter-time=0";
+  encrypted.fixed_length = true;
+  variants.push_back(encrypted);
   // raw and every other qcow2 where flushes go to a disk, the rest elsewhere.
   for (size_t i = 1; i < variants.size(); ++i)
     variants[i].on_tmpfs = i % 2 == 1;
@@ -168,18 +188,21 @@ void run_once(StressImage* image, const StressVariant& variant, uint64_t seed,
   Maintenance maintenance(
       device->get(), &image->model(), [&] { return image->verify(**device); },
       {.seed = seed,
-       .shortest_bytes = variant.length_bytes / 2,
-       .longest_bytes = 2 * variant.length_bytes,
+       .shortest_bytes = variant.fixed_length ? variant.length_bytes
+                                              : variant.length_bytes / 2,
+       .longest_bytes = variant.fixed_length ? variant.length_bytes
+                                             : 2 * variant.length_bytes,
        .length_unit_bytes = variant.format == "raw" ? uint64_t{1} : 512,
        .has_bitmaps = has_bitmaps,
-       .has_repair = variant.format != "vdi"});
+       .has_repair = variant.format == "qcow2" || variant.format == "raw"});
   const absl::Status started = maintenance.start(*std::move(before));
   ASSERT_TRUE(started.ok()) << started;
 
   WorkloadOptions workload_options;
   workload_options.seed = seed;
   workload_options.most_sectors = variant.most_sectors;
-  workload_options.longest_bytes = 2 * variant.length_bytes;
+  workload_options.longest_bytes =
+      variant.fixed_length ? variant.length_bytes : 2 * variant.length_bytes;
   workload_options.meanwhile = [&](Workload* workload) {
     return maintenance.step(workload);
   };

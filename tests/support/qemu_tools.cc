@@ -10,6 +10,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <initializer_list>
 #include <iterator>
 #include <random>
 #include <utility>
@@ -59,9 +60,41 @@ absl::StatusOr<nlohmann::json> run_for_json(
   return parsed;
 }
 
+using Arguments = std::vector<std::string>;
+
+// As after --image-opts.
+std::string image_options(const ImageFile& image) {
+  return absl::StrCat(
+      "driver=", image.format, ",file.driver=file,file.filename=", image.path,
+      image.passphrase.empty() ? ""
+                               : absl::StrCat(",", secret_option(image),
+                                              "=secret0", image.more_options));
+}
+
+// Makes the passphrase of one of `images` known as "secret0".
+void add_secret(std::initializer_list<const ImageFile*> images,
+                Arguments* arguments) {
+  for (const ImageFile* image : images) {
+    if (image->passphrase.empty()) continue;
+    arguments->insert(arguments->end(),
+                      {"--object", absl::StrCat("secret,id=secret0,data=",
+                                                image->passphrase)});
+    return;
+  }
+}
+
+// "-f FORMAT FILE", or what stands for that where there is a passphrase.
+void add_image(const ImageFile& image, Arguments* arguments) {
+  add_secret({&image}, arguments);
+  if (image.passphrase.empty()) {
+    arguments->insert(arguments->end(), {"-f", image.format, image.path});
+  } else {
+    arguments->insert(arguments->end(), {"--image-opts", image_options(image)});
+  }
+}
+
 std::string with_options(const ImageFile& image, const QemuIoOptions& options) {
-  return absl::StrCat("driver=", image.format,
-                      ",file.driver=file,file.filename=", image.path,
+  return absl::StrCat(image_options(image),
                       options.unmap ? ",discard=unmap,file.discard=unmap" : "",
                       options.read_only ? ",read-only=on" : "");
 }
@@ -143,9 +176,14 @@ absl::StatusOr<std::string> run_tool_ok(
   return std::move(result->output);
 }
 
+std::string secret_option(const ImageFile& image) {
+  return image.format == "luks" ? "key-secret" : "encrypt.key-secret";
+}
+
 absl::Status qemu_create(const QemuCreate& create) {
   std::vector<std::string> arguments = {"qemu-img", "create", "-q", "-f",
                                         create.image.format};
+  add_secret({&create.image}, &arguments);
   if (!create.options.empty())
     arguments.insert(arguments.end(), {"-o", create.options});
   if (create.backing) {
@@ -160,18 +198,19 @@ absl::Status qemu_create(const QemuCreate& create) {
 absl::Status qemu_convert(const ImageFile& from, const ImageFile& to,
                           const std::string& options,
                           const std::vector<std::string>& arguments) {
-  std::vector<std::string> all = {"qemu-img",  "convert", "-f",
-                                  from.format, "-O",      to.format};
+  std::vector<std::string> all = {"qemu-img", "convert", "-O", to.format};
   all.insert(all.end(), arguments.begin(), arguments.end());
   if (!options.empty()) all.insert(all.end(), {"-o", options});
-  all.insert(all.end(), {from.path, to.path});
+  if (from.passphrase.empty()) add_secret({&to}, &all);
+  add_image(from, &all);
+  all.push_back(to.path);
   return run_tool_ok(all).status();
 }
 
 absl::Status qemu_check(const ImageFile& image) {
   // The exit code would do (3: leaks only); the numbers make a better message.
-  const std::vector<std::string> arguments = {
-      "qemu-img", "check", "--output=json", "-f", image.format, image.path};
+  std::vector<std::string> arguments = {"qemu-img", "check", "--output=json"};
+  add_image(image, &arguments);
   const auto result = run_tool(arguments);
   if (!result.ok()) return result.status();
   if (result->exit_code != 0) {
@@ -188,8 +227,15 @@ absl::Status qemu_check(const ImageFile& image) {
 
 absl::Status qemu_compare(const ImageFile& a, const ImageFile& b) {
   // Not -s: that would also compare what is allocated.
-  const std::vector<std::string> arguments = {
-      "qemu-img", "compare", "-f", a.format, "-F", b.format, a.path, b.path};
+  std::vector<std::string> arguments = {"qemu-img", "compare"};
+  add_secret({&a, &b}, &arguments);
+  if (a.passphrase.empty() && b.passphrase.empty()) {
+    arguments.insert(arguments.end(),
+                     {"-f", a.format, "-F", b.format, a.path, b.path});
+  } else {
+    arguments.insert(arguments.end(),
+                     {"--image-opts", image_options(a), image_options(b)});
+  }
   const auto output = run_tool_ok(arguments);
   if (!output.ok()) return output.status();
   if (absl::StrContains(*output, "size mismatch"))
@@ -206,8 +252,9 @@ std::string to_string(const MapEntry& entry) {
 }
 
 absl::StatusOr<std::vector<MapEntry>> qemu_map(const ImageFile& image) {
-  const auto report = run_for_json(
-      {"qemu-img", "map", "--output=json", "-f", image.format, image.path});
+  std::vector<std::string> arguments = {"qemu-img", "map", "--output=json"};
+  add_image(image, &arguments);
+  const auto report = run_for_json(arguments);
   if (!report.ok()) return report.status();
   std::vector<MapEntry> entries;
   for (const auto& item : *report) {
@@ -255,6 +302,7 @@ absl::Status qemu_io(const ImageFile& image,
        from += kMostAtOnce) {
     std::vector<std::string> arguments = {"qemu-io"};
     if (options.read_only) arguments.push_back("-r");
+    add_secret({&image}, &arguments);
     arguments.insert(arguments.end(),
                      {"--image-opts", with_options(image, options)});
     for (size_t i = from; i < commands.size() && i < from + kMostAtOnce; ++i) {

@@ -42,7 +42,14 @@ absl::StatusOr<std::string> run_tool_ok(
 struct ImageFile {
   std::string path;
   std::string format;
+  // What opens it if it is encrypted (a qcow2, or a LUKS volume).
+  std::string passphrase = {};
+  // ",backing.encrypt.key-secret=secret0": more of what opens it, where there
+  // is a passphrase, which is "secret0".
+  std::string more_options = {};
 };
+// The name of the option that names the secret, for the image's format.
+std::string secret_option(const ImageFile& image);
 
 struct QemuCreate {
   ImageFile image;

@@ -275,20 +275,30 @@ TEST(Create, RefusesWhatQemuRefuses) {
   expect_refused({512, "", std::string(1024, 'n'), "raw"}, invalid, "1024");
 }
 
-TEST(Create, RefusesFeaturesThatAreMissingByName) {
+TEST(Create, RefusesEncryptionThatCannotBe) {
   const struct {
     const char* options;
+    absl::StatusCode code;
     const char* message;
   } cases[] = {
-      {"encryption=on", "encryption"},
-      {"encrypt.format=luks", "encryption"},
-      {"encrypt.key-secret=s", "encryption"},
+      {"encryption=on", absl::StatusCode::kInvalidArgument, "key-secret"},
+      {"encrypt.format=luks", absl::StatusCode::kInvalidArgument, "key-secret"},
+      {"encrypt.key-secret=s", absl::StatusCode::kInvalidArgument,
+       "encrypt.format"},
+      {"encrypt.format=luks,encrypt.key-secret=s", absl::StatusCode::kNotFound,
+       "'s'"},
+      {"encrypt.format=rot13,encrypt.key-secret=s",
+       absl::StatusCode::kInvalidArgument, "rot13"},
+      {"encrypt.format=luks,encrypt.key-secret=s,"
+       "encrypt.cipher-alg=twofish-192",
+       absl::StatusCode::kUnimplemented, "192 bits"},
+      {"encrypt.format=luks,encrypt.key-secret=s,encrypt.colour=red",
+       absl::StatusCode::kNotFound, "'s'"},
   };
   for (const auto& c : cases) {
     const absl::Status status =
         plan_create(to_options({512, c.options, "", ""})).status();
-    EXPECT_EQ(status.code(), absl::StatusCode::kUnimplemented)
-        << c.options << ": " << status;
+    EXPECT_EQ(status.code(), c.code) << c.options << ": " << status;
     EXPECT_NE(status.message().find(c.message), std::string::npos) << status;
   }
 }

@@ -206,6 +206,25 @@ std::vector<Scenario> scenarios() {
        {zero(0, 2 * kCluster), zero_and_unmap(3 * kCluster, 2 * kCluster),
         write(512, 512, 2), flush(), zero(12 * kCluster, kCluster),
         write(12 * kCluster, 512, 3), write(3 * kCluster, 1024, 4), flush()}});
+  MemoryImageOptions encrypted = plain;
+  encrypted.encryption = "luks";
+  list.push_back(
+      {"Encrypted",
+       encrypted,
+       {write(0, 3 * kCluster, 1)},
+       {write(5 * kCluster + 512, 1024, 2), flush(),
+        write(5 * kCluster + 2048, 512, 3), discard(0, kCluster),
+        write(512, 3 * kCluster, 4), zero(9 * kCluster, kCluster), flush(),
+        write(9 * kCluster + 512, 512, 5), write(0, 1024, 6), flush()}});
+  MemoryImageOptions old_encrypted = with_backing();
+  old_encrypted.encryption = "aes";
+  list.push_back(
+      {"EncryptedOverBacking",
+       old_encrypted,
+       {},
+       {write(512, 512, 1), write(5 * kCluster - 512, 2 * kCluster, 2), flush(),
+        write(1024, 512, 3), discard(5 * kCluster, kCluster),
+        write(5 * kCluster + 512, 512, 4), flush()}});
   MemoryImageOptions kept = plain;
   kept.open["discard-no-unref"] = "on";
   list.push_back(

@@ -281,8 +281,6 @@ TEST(Header, RefusesFeaturesThatAreMissingByName) {
     std::function<void(Header*)> apply;
     bool only_for_writing;
   } cases[] = {
-      {"AES", [](Header* h) { h->crypt_method = kCryptAes; }, false},
-      {"LUKS", [](Header* h) { h->crypt_method = kCryptLuks; }, false},
       {"bit 40",
        [](Header* h) { h->incompatible_features = uint64_t{1} << 40; }, false},
       {"corrupt",

@@ -16,6 +16,7 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/types/span.h"
 #include "engine/io_vector.h"
+#include "engine/secret_bytes.h"
 #include "formats/qcow2/create.h"
 #include "formats/qcow2/qcow2_driver.h"
 #include "tests/support/qemu_tools.h"
@@ -51,6 +52,15 @@ absl::Span<const uint8_t> as_span(const std::string& bytes) {
   return {reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()};
 }
 
+void add_encryption(const MemoryImageOptions& options, CreateOptions* create) {
+  if (options.encryption.empty()) return;
+  create->secrets = test_secrets();
+  create->options["encrypt.format"] = options.encryption;
+  create->options["encrypt.key-secret"] = "secret0";
+  // Deriving keys is not what is tested.
+  if (options.encryption == "luks") create->options["encrypt.iter-time"] = "0";
+}
+
 // Of what qemu-img check printed.
 bool finds_copied_flags_only(const std::string& output) {
   for (const absl::string_view line : absl::StrSplit(output, '\n')) {
@@ -64,13 +74,33 @@ bool finds_copied_flags_only(const std::string& output) {
 
 }  // namespace
 
+std::shared_ptr<const SecretStore> test_secrets() {
+  auto secrets = std::make_shared<SecretStore>();
+  require(secrets->add("secret0", SecretBytes::copy_of(kTestPassphrase)),
+          "secret0");
+  require(secrets->add("wrong", SecretBytes::copy_of("shutsesame")), "wrong");
+  return secrets;
+}
+
 absl::Status check_image_bytes(const std::string& bytes, Leaks leaks) {
   constexpr int kCorruptions = 2;
   constexpr int kLeaksOnly = 3;
   const std::string path = temporary_path("image");
   absl::Status status = write_file(path, as_span(bytes));
   if (!status.ok()) return status;
-  const auto result = run_tool({"qemu-img", "check", "-f", "qcow2", path});
+  std::vector<std::string> arguments = {"qemu-img", "check"};
+  constexpr size_t kCryptMethodEnd = 36;
+  if (bytes.size() >= kCryptMethodEnd && bytes[kCryptMethodEnd - 1] != 0) {
+    arguments.insert(
+        arguments.end(),
+        {"--object", absl::StrCat("secret,id=secret0,data=", kTestPassphrase),
+         "--image-opts",
+         absl::StrCat("driver=qcow2,encrypt.key-secret=secret0,file.filename=",
+                      path)});
+  } else {
+    arguments.insert(arguments.end(), {"-f", "qcow2", path});
+  }
+  const auto result = run_tool(arguments);
   ::unlink(path.c_str());
   if (!result.ok()) return result.status();
   if (result->exit_code == 0 ||
@@ -132,6 +162,7 @@ MemoryImage::MemoryImage(MemoryImageOptions options)
     CreateOptions create;
     create.size_bytes = options_.size_bytes;
     create.options = options_.create;
+    add_encryption(options_, &create);
     create.backing_filename = backing_path_;
     create.backing_format = options_.backing.empty() ? "" : "raw";
     const auto plan = qcow2::plan_create(create);
@@ -147,6 +178,7 @@ MemoryImage::~MemoryImage() = default;
 
 OpenContext MemoryImage::context() const {
   OpenContext context;
+  context.secrets = test_secrets();
   context.open_child =
       [this](
           const ChildRequest&) -> absl::StatusOr<std::shared_ptr<BlockDriver>> {
@@ -156,14 +188,21 @@ OpenContext MemoryImage::context() const {
 }
 
 absl::Status MemoryImage::open(bool read_only) {
-  OpenOptions options;
+  OpenOptions options = open_options();
   options.read_only = read_only;
-  options.driver_options = options_.open;
   observed_file_ = std::make_shared<ObservingDriver>(memory_);
   auto driver = qcow2::open_qcow2(observed_file_, options, context());
   if (!driver.ok()) return driver.status();
   driver_ = *std::move(driver);
   return absl::OkStatus();
+}
+
+OpenOptions MemoryImage::open_options() const {
+  OpenOptions options;
+  options.driver_options = options_.open;
+  if (!options_.encryption.empty())
+    options.driver_options["encrypt.key-secret"] = "secret0";
+  return options;
 }
 
 absl::Status MemoryImage::close() {
@@ -182,7 +221,7 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> MemoryImage::open_copy(
     const std::string& bytes) const {
   auto copy = std::make_shared<MemoryDriver>();
   copy->set_content(0, bytes);
-  OpenOptions options;
+  OpenOptions options = open_options();
   options.read_only = true;
   return qcow2::open_qcow2(std::move(copy), options, context());
 }

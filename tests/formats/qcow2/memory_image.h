@@ -17,6 +17,7 @@
 #include "absl/status/statusor.h"
 #include "engine/block_driver.h"
 #include "engine/format.h"
+#include "engine/secret_store.h"
 #include "engine/sector.h"
 #include "gtest/gtest.h"
 #include "tests/support/memory_driver.h"
@@ -32,7 +33,13 @@ enum class Leaks {
   kAllowedWithCopiedFlags,
 };
 
-// What `qemu-img check` says about an image with these bytes.
+// What opens the encrypted images that are made here.
+inline constexpr char kTestPassphrase[] = "opensesame";
+// A store with that as "secret0", and something else as "wrong".
+std::shared_ptr<const SecretStore> test_secrets();
+
+// What `qemu-img check` says about an image with these bytes; an encrypted one
+// is opened with kTestPassphrase.
 absl::Status check_image_bytes(const std::string& bytes, Leaks leaks);
 
 // Requests on a driver with plain values.
@@ -46,6 +53,8 @@ struct MemoryImageOptions {
   uint64_t size_bytes = uint64_t{1} << 20;
   OptionMap create = {};
   OptionMap open = {};
+  // "aes" or "luks"; empty: not encrypted.
+  std::string encryption = {};
   // The content of a raw backing file; empty: no backing file.
   std::string backing = {};
   // The file's bytes instead of a new image.
@@ -85,6 +94,8 @@ class MemoryImage {
   // Opens other bytes for reading, over this image's backing file.
   absl::StatusOr<std::shared_ptr<BlockDriver>> open_copy(
       const std::string& bytes) const;
+  // What opens this image, and copies of it.
+  OpenOptions open_options() const;
   // Opens this image's backing file for whoever asks.
   OpenContext context() const;
 

@@ -179,6 +179,11 @@ std::vector<Setting> settings() {
   kept.options.open["discard-no-unref"] = "on";
   kept.snapshots = true;
   list.push_back(std::move(kept));
+  Setting encrypted{"Encrypted", options_of(4096, 96 * 4096, "lazy"), 4096};
+  encrypted.options.encryption = "aes";
+  encrypted.options.backing = content_of({0, 96 * 4096}, kFirstVersion);
+  encrypted.snapshots = true;
+  list.push_back(std::move(encrypted));
   Setting compressed{"Compressed", options_of(4096, 96 * 4096, "lazy"), 4096};
   compressed.compresses = true;
   list.push_back(std::move(compressed));
@@ -251,9 +256,8 @@ class PowerCut {
 void PowerCut::work(int threads, int operations,
                     LoggingDriver::HonestFlush honest) {
   file_ = std::make_shared<LoggingDriver>(initial_, std::move(honest));
-  OpenOptions options;
-  options.driver_options = setting_.options.open;
-  auto driver = qcow2::open_qcow2(file_, options, image_.context());
+  auto driver =
+      qcow2::open_qcow2(file_, image_.open_options(), image_.context());
   ASSERT_TRUE(driver.ok()) << driver.status();
   driver_ = *std::move(driver);
 

@@ -101,7 +101,7 @@ TEST(Qcow2Format, RefusesOptionsBeforeItTouchesTheFile) {
       {"no_such", "1", absl::StatusCode::kInvalidArgument},
       {"compression_type", "lz4", absl::StatusCode::kInvalidArgument},
       {"extended_l2", "maybe", absl::StatusCode::kInvalidArgument},
-      {"encryption", "on", absl::StatusCode::kUnimplemented},
+      {"encryption", "on", absl::StatusCode::kInvalidArgument},
       {"data_file_raw", "on", absl::StatusCode::kInvalidArgument},
   };
   for (const auto& c : cases) {
