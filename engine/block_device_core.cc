@@ -70,6 +70,7 @@ BlockDevice::Core::Core(std::shared_ptr<BlockDriver> driver, Executor* executor,
       sink_notification_(sink_),
       work_(executor->make_queue(
           {.name = options_.name, .max_workers = options_.max_workers})),
+      turns_(work_->make_turn_queue()),
       callbacks_(executor->make_queue(
           {.name = absl::StrCat(options_.name, " callbacks"),
            .max_workers = 0})),
@@ -219,6 +220,8 @@ bool BlockDevice::Core::may_run_in_place(AioRequest* request) {
   if (!options_.run_in_place || !admission_.unrestrained_in_place())
     return false;
   if (admission_.unrestrained() || !has_threads_) return true;
+  // Nobody would do it sooner.
+  if (requests_.takes_turns(request->spec)) return true;
   // Plugged.  Threads that share a plug may exceed its share by a few.
   const size_t so_far = in_place_in_plug_.load(std::memory_order_relaxed);
   in_place_in_plug_.store(so_far + 1, std::memory_order_relaxed);
@@ -231,7 +234,7 @@ bool BlockDevice::Core::may_run_in_place(AioRequest* request) {
 // cannot run in place.
 void BlockDevice::Core::start(AioRequest* request) {
   request->state.store(State::kQueued, std::memory_order_release);
-  if (!work_->submit(request)) refuse(request);
+  if (!queue_of(*request).submit(request)) refuse(request);
 }
 
 bool BlockDevice::Core::run_in_place(AioRequest* request) {
@@ -283,15 +286,21 @@ void BlockDevice::Core::start_waiting(bool may_run_in_place) {
 }
 
 bool BlockDevice::Core::submit_batch(absl::Span<AioRequest* const> requests) {
-  absl::InlinedVector<WorkItem*, kBatchSize> items;
+  absl::InlinedVector<WorkItem*, kBatchSize> items, in_turn;
   for (AioRequest* request : requests) {
     request->state.store(State::kQueued, std::memory_order_release);
-    items.push_back(request);
+    (&queue_of(*request) == work_.get() ? items : in_turn).push_back(request);
   }
+  const bool has_room = submit_to(*work_, items);
+  return submit_to(*turns_, in_turn) || has_room;
+}
+
+bool BlockDevice::Core::submit_to(WorkQueue& queue,
+                                  absl::Span<WorkItem* const> items) {
   if (items.empty()) return false;
   bool has_room = false;
-  for (size_t i = work_->submit_batch(items); i < requests.size(); ++i) {
-    if (refuse(requests[i])) has_room = true;
+  for (size_t i = queue.submit_batch(items); i < items.size(); ++i) {
+    if (refuse(static_cast<AioRequest*>(items[i]))) has_room = true;
   }
   return has_room;
 }
@@ -395,7 +404,7 @@ void BlockDevice::Core::cancel_request(AioRequest* request, bool was_queued) {
   if (was_queued) {
     State cancelling = State::kCancelling;
     // Too late to withdraw it, and no worker has arrived: one will.
-    if (!work_->withdraw(request) &&
+    if (!queue_of(*request).withdraw(request) &&
         request->state.compare_exchange_strong(cancelling, State::kCancelled,
                                                std::memory_order_acq_rel)) {
       return;

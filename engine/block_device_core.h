@@ -128,6 +128,9 @@ class BlockDevice::Core final : public RequestOwner {
   void deliver(AioRequest* request, Where where, bool has_room);
   void push_to_sink(AioRequest* request, Where where, bool has_room);
 
+  WorkQueue& queue_of(const AioRequest& request) const {
+    return requests_.takes_turns(request.spec) ? *turns_ : *work_;
+  }
   // Runs `request`; false if it waits for a range, and is no more the caller's.
   bool run_or_park(AioRequest* request, absl::Status* status);
   // A request of that kind is over: others may have waited for its range.
@@ -136,6 +139,7 @@ class BlockDevice::Core final : public RequestOwner {
   void start_waiting(bool may_run_in_place);
   // True if some were refused, and others may start in their place.
   bool submit_batch(absl::Span<AioRequest* const> requests);
+  bool submit_to(WorkQueue& queue, absl::Span<WorkItem* const> items);
   // The executor is done with `request` without having run it.  False: its
   // canceller completes it, and the caller must not touch it any more.
   static bool claim_from_queue(AioRequest* request, bool* cancelled);
@@ -163,6 +167,8 @@ class BlockDevice::Core final : public RequestOwner {
   const std::shared_ptr<CompletionSink> sink_;
   const std::shared_ptr<BatchNotification> sink_notification_;
   const std::shared_ptr<WorkQueue> work_;
+  // For requests that take turns below.
+  const std::shared_ptr<WorkQueue> turns_;
   // Callbacks of requests that did not run: a queue of their own, so that they
   // need not wait behind requests that hang.
   const std::shared_ptr<WorkQueue> callbacks_;

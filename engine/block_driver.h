@@ -64,6 +64,10 @@ struct DriverLimits {
   // of this (a qcow2's cluster).  A power of two, at least 512.
   uint32_t discard_alignment_bytes = kSectorSizeBytes;
   uint32_t write_zeroes_alignment_bytes = kSectorSizeBytes;
+  // Calls of write() take turns below for nearly all of their time, as buffered
+  // writes to one file do in the kernel: more than one at a time gains nothing
+  // while none of them blocks.
+  bool writes_take_turns = false;
 };
 
 // The optional operations, announced.  A driver that does not announce one

@@ -55,6 +55,12 @@ class RequestExecutor {
     detect_zeroes_.store(mode, std::memory_order_relaxed);
   }
 
+  // True of requests that gain nothing by running beside each other.
+  bool takes_turns(const RequestSpec& spec) const {
+    return spec.kind == RequestKind::kWrite &&
+           transfer_.limits().writes_take_turns && !must_be_durable(spec);
+  }
+
   // Errors: kInvalidArgument, kOutOfRange, kPermissionDenied, kUnimplemented.
   absl::Status check(const RequestSpec& spec) const;
 

@@ -30,6 +30,13 @@ class DurationEstimate {
     known_ = true;
   }
 
+  // What was known was misleading: begins anew with such items.
+  void restart(int64_t total_nanoseconds, uint64_t count) {
+    nanoseconds_ = std::clamp<int64_t>(
+        total_nanoseconds / static_cast<int64_t>(count), 0, kLongest);
+    known_ = true;
+  }
+
   bool slow() const { return nanoseconds_ >= kSlowNanoseconds; }
 
   // How many items to claim at once: about 50 µs worth of them.

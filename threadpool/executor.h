@@ -124,6 +124,13 @@ class WorkQueue {
       const std::shared_ptr<BatchNotification>& notification) = 0;
 
   virtual WorkQueueCounters counters() const = 0;
+
+  // A second queue, which shares the cap on workers with this one, for items
+  // that take turns at what they use (the kernel lets one buffered write into a
+  // file at a time).  While they are short, one worker runs them all: a second
+  // one would only get into its way.  Where they take long, or one hangs, they
+  // are treated as any others.  Items of the two queues have no order.
+  virtual std::shared_ptr<WorkQueue> make_turn_queue() = 0;
 };
 
 class Executor {

@@ -264,6 +264,7 @@ class InlineExecutor::Queue final : public WorkQueue {
         const WorkQueueOptions& options)
       : fork_guard_(fork_guard),
         core_(std::move(core)),
+        options_(options),
         id_(core_->add_queue(options.max_workers)) {}
 
   ~Queue() override {
@@ -292,9 +293,15 @@ class InlineExecutor::Queue final : public WorkQueue {
                                       : core_->counters(id_);
   }
 
+  // Without threads, everything takes turns.
+  std::shared_ptr<WorkQueue> make_turn_queue() override {
+    return std::make_shared<Queue>(core_, fork_guard_, options_);
+  }
+
  private:
   const ForkGuard fork_guard_;
   const std::shared_ptr<Core> core_;
+  const WorkQueueOptions options_;
   const Core::QueueId id_;
 };
 

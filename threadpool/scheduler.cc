@@ -66,6 +66,21 @@ Scheduler::QueueId Scheduler::add_queue(size_t max_workers) {
   const size_t spare = std::max<size_t>(width() / 4, 1);
   const size_t default_cap = width() > spare ? width() - spare : 1;
   absl::MutexLock lock(&mu_);
+  return new_queue_locked(max_workers == 0 ? default_cap
+                                           : std::min(max_workers, width()));
+}
+
+Scheduler::QueueId Scheduler::add_turn_queue(QueueId partner) {
+  absl::MutexLock lock(&mu_);
+  const QueueId id = new_queue_locked(queues_[partner].cap);
+  pool_check(queues_[partner].partner == kNone, "a queue has two partners");
+  queues_[partner].partner = id;
+  queues_[id].partner = partner;
+  queues_[id].takes_turns = true;
+  return id;
+}
+
+Scheduler::QueueId Scheduler::new_queue_locked(size_t cap) {
   QueueId id = queues_.size();
   if (free_ids_.empty()) {
     queues_.emplace_back();
@@ -75,10 +90,11 @@ Scheduler::QueueId Scheduler::add_queue(size_t max_workers) {
     QueueState& reused = queues_[id];
     reused.estimate = {};
     reused.counters = {};
+    reused.turns = {};
+    reused.takes_turns = false;
     reused.removed = false;
   }
-  queues_[id].cap =
-      max_workers == 0 ? default_cap : std::min(max_workers, width());
+  queues_[id].cap = cap;
   return id;
 }
 
@@ -94,6 +110,8 @@ size_t Scheduler::submit(QueueId id, absl::Span<WorkItem* const> items) {
     absl::MutexLock lock(&mu_);
     if (stopping_) return 0;
     QueueState& queue = queues_[id];
+    if (queue.takes_turns && queue.items.empty() && queue.active == 0)
+      queue.turns.became_busy(now_nanoseconds());
     for (WorkItem* item : items) queue.items.push_back(item);
     queue.counters.submitted += items.size();
     queued_ += items.size();
@@ -152,9 +170,18 @@ size_t Scheduler::batch_of(const QueueState& queue) {
   return queue.stuck > 0 ? 1 : queue.estimate.batch();
 }
 
+bool Scheduler::waits_for_turn(const QueueState& queue) {
+  return queue.takes_turns && queue.active > queue.stuck &&
+         queue.turns.one_at_a_time();
+}
+
 size_t Scheduler::startable_locked(const QueueState& queue) const {
-  if (cancelling_ || queue.active >= queue.cap) return 0;
-  return std::min(queue.items.size(), queue.cap - queue.active);
+  size_t active = queue.active;
+  if (queue.partner != kNone) active += queues_[queue.partner].active;
+  if (cancelling_ || active >= queue.cap || waits_for_turn(queue)) return 0;
+  size_t room = queue.cap - active;
+  if (queue.takes_turns && queue.turns.one_at_a_time()) room = 1;
+  return std::min(queue.items.size(), room);
 }
 
 void Scheduler::update_queue_locked(size_t id) {
@@ -169,6 +196,9 @@ void Scheduler::update_queue_locked(size_t id) {
   short_demand_ = short_demand_ - queue.short_demand + short_demand;
   queue.slow_demand = slow_demand;
   queue.short_demand = short_demand;
+  const bool held_back = !queue.items.empty() && waits_for_turn(queue);
+  if (held_back != std::exchange(queue.held_back, held_back))
+    held_back ? ++held_back_ : --held_back_;
 
   if (startable > 0 && !queue.in_ring) {
     queue.in_ring = true;
@@ -180,9 +210,22 @@ void Scheduler::update_queue_locked(size_t id) {
   }
   if (queue.removed && queue.items.empty() && queue.active == 0 &&
       !queue.in_ring) {
-    queue.removed = false;
-    free_ids_.push_back(id);
+    free_queue_locked(id);
   }
+}
+
+void Scheduler::update_active_locked(size_t id) {
+  const size_t partner = queues_[id].partner;
+  update_queue_locked(id);
+  if (partner != kNone) update_queue_locked(partner);
+}
+
+void Scheduler::free_queue_locked(size_t id) {
+  QueueState& queue = queues_[id];
+  queue.removed = false;
+  if (queue.partner != kNone) queues_[queue.partner].partner = kNone;
+  queue.partner = kNone;
+  free_ids_.push_back(id);
 }
 
 size_t Scheduler::pop_ring_locked() {
@@ -269,13 +312,25 @@ void Scheduler::settle_locked(size_t index, int64_t now) {
   queue.counters.ran += ran;
   if (ran > 0) queue.estimate.add(now - state.batch_began, ran);
   --queue.active;
+  if (queue.takes_turns) settle_turn_locked(state, queue, now, ran);
   progress_ = true;
   if (std::exchange(state.stuck, false)) --queue.stuck;
   if (std::exchange(state.counted_short, false)) --short_workers_;
   if (std::exchange(state.counted_batch, false)) --batch_workers_;
   --busy_;
   ++searching_;
-  update_queue_locked(id);
+  update_active_locked(id);
+}
+
+void Scheduler::settle_turn_locked(WorkerState& state, QueueState& queue,
+                                   int64_t now, uint64_t ran) {
+  const int64_t nanoseconds = now - state.batch_began;
+  if (!std::exchange(state.on_trial, false)) {
+    const bool idle = queue.items.empty() && queue.active == 0;
+    queue.turns.batch_ended(ran, queue.estimate.slow(), idle, now);
+  } else if (queue.turns.trial_ended(ran, nanoseconds, now)) {
+    queue.estimate.restart(nanoseconds, ran);
+  }
 }
 
 // Gives a searching worker a batch of the queue whose turn it is.
@@ -291,7 +346,9 @@ bool Scheduler::claim_locked(size_t index, int64_t now) {
   WorkerState& state = states_[index];
   // Leave their share to the other workers that are on their way here.
   const size_t share = (queue.items.size() + searching_ - 1) / searching_;
-  const size_t count = std::clamp<size_t>(share, 1, batch_of(queue));
+  state.on_trial = queue.takes_turns && queue.turns.on_trial();
+  const size_t count = std::clamp<size_t>(
+      share, 1, state.on_trial ? TurnTaking::kItemsOfTrial : batch_of(queue));
   workers_[index]->batch.claim(queue.items, count);
   queued_ -= count;
   ++queue.active;
@@ -303,7 +360,7 @@ bool Scheduler::claim_locked(size_t index, int64_t now) {
   batch_workers_ += state.counted_batch ? 1 : 0;
   --searching_;
   ++busy_;
-  update_queue_locked(id);
+  update_active_locked(id);
   return true;
 }
 
@@ -361,7 +418,7 @@ void Scheduler::plan_wakes_locked(Wakes& wakes) {
 // Something waits behind a running item.  A worker that searches will see it,
 // and plan again; without one, only the watcher notices if nothing moves.
 bool Scheduler::watch_needed_locked() const {
-  if (batch_workers_ > 0) return true;
+  if (batch_workers_ > 0 || held_back_ > 0) return true;
   return searching_ == 0 && short_demand_ > 0 && !parked_.empty();
 }
 
@@ -432,6 +489,9 @@ void Scheduler::take_over_locked(size_t index,
   if (!std::exchange(state.stuck, true)) ++queue.stuck;
   if (std::exchange(state.counted_short, false)) --short_workers_;
   if (std::exchange(state.counted_batch, false)) --batch_workers_;
+  // It shows nothing any more.
+  if (std::exchange(state.on_trial, false))
+    queue.turns.trial_ended(0, 0, now_nanoseconds());
   update_queue_locked(state.queue);
 }
 

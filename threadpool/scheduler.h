@@ -9,7 +9,8 @@
 // A worker claims a batch from the queue whose turn it is, runs it item by
 // item, sends the notifications that were asked for meanwhile, and comes back.
 // Short items share a few workers, no more than there are processors; items
-// that take longer (they block) get a worker each.  The watcher sleeps unless
+// that take longer (they block) get a worker each.  Where items take turns (see
+// TurnTaking) short ones have one worker.  The watcher sleeps unless
 // something waits behind a running item; then it looks around every half
 // millisecond: what a stuck worker has claimed goes back to its queue, its
 // notifications are sent, and more workers are woken, twice as many each time
@@ -38,6 +39,7 @@
 #include "threadpool/parker.h"
 #include "threadpool/pool_lock_ranks.h"
 #include "threadpool/spin_policy.h"
+#include "threadpool/turn_taking.h"
 #include "threadpool/work_list.h"
 
 namespace spindle {
@@ -55,6 +57,8 @@ class Scheduler {
   size_t width() const { return workers_.size(); }
 
   QueueId add_queue(size_t max_workers) ABSL_LOCKS_EXCLUDED(mu_);
+  // As WorkQueue::make_turn_queue().  REQUIRES: `partner` has no turn queue.
+  QueueId add_turn_queue(QueueId partner) ABSL_LOCKS_EXCLUDED(mu_);
   // The items that are still queued run all the same.
   void remove_queue(QueueId id) ABSL_LOCKS_EXCLUDED(mu_);
 
@@ -98,6 +102,7 @@ class Scheduler {
     uint64_t started_seen = 0;
     int64_t batch_began = 0;  // nanoseconds
     int64_t idle_since = 0;   // nanoseconds
+    bool on_trial = false;    // the batch is that of its queue's TurnTaking
     bool has_spun = false;    // since its last batch
   };
 
@@ -107,11 +112,15 @@ class Scheduler {
     size_t active = 0;  // workers that have a batch of this queue
     size_t stuck = 0;   // of these, those that are stuck
     DurationEstimate estimate;
+    size_t partner = kNone;  // shares the cap
+    bool takes_turns = false;
+    TurnTaking turns;
     bool in_ring = false;
     size_t next_in_ring = kNone;
     // This queue's part of slow_demand_ and short_demand_.
     size_t slow_demand = 0;
     size_t short_demand = 0;
+    bool held_back = false;  // is among held_back_
     bool removed = false;
     WorkQueueCounters counters;
   };
@@ -134,13 +143,21 @@ class Scheduler {
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   bool claim_locked(size_t index, int64_t now)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void settle_turn_locked(WorkerState& state, QueueState& queue, int64_t now,
+                          uint64_t ran) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   size_t pop_ring_locked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  QueueId new_queue_locked(size_t cap) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
   size_t startable_locked(const QueueState& queue) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // Its next item waits for another's turn to end.
+  static bool waits_for_turn(const QueueState& queue);
   static size_t batch_of(const QueueState& queue);
 
   // To be called whenever something about a queue has changed.
   void update_queue_locked(size_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  // ... its number of active workers included.
+  void update_active_locked(size_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
+  void free_queue_locked(size_t id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
 
   // Chooses whom to wake for the work that is there now.
   void plan_wakes_locked(Wakes& wakes) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mu_);
@@ -189,6 +206,8 @@ class Scheduler {
       0;  // busy with short items, not stuck
   size_t batch_workers_ ABSL_GUARDED_BY(mu_) =
       0;  // claimed more than one item, not stuck
+  size_t held_back_ ABSL_GUARDED_BY(mu_) =
+      0;  // queues with items that wait for their turn
   std::vector<size_t> parked_
       ABSL_GUARDED_BY(mu_);  // the last one sleeps shortest
   bool spinning_ ABSL_GUARDED_BY(mu_) = false;

@@ -261,10 +261,8 @@ namespace {
 class PoolQueue final : public WorkQueue {
  public:
   PoolQueue(std::shared_ptr<Scheduler> scheduler, const ForkGuard& fork_guard,
-            const WorkQueueOptions& options)
-      : fork_guard_(fork_guard),
-        scheduler_(std::move(scheduler)),
-        id_(scheduler_->add_queue(options.max_workers)) {}
+            Scheduler::QueueId id)
+      : fork_guard_(fork_guard), scheduler_(std::move(scheduler)), id_(id) {}
 
   ~PoolQueue() override {
     if (fork_guard_.crossed_fork()) {
@@ -296,6 +294,13 @@ class PoolQueue final : public WorkQueue {
   WorkQueueCounters counters() const override {
     return fork_guard_.crossed_fork() ? WorkQueueCounters{}
                                       : scheduler_->counters(id_);
+  }
+
+  std::shared_ptr<WorkQueue> make_turn_queue() override {
+    // In a forked process it is as good as this one: it takes nothing.
+    const Scheduler::QueueId id =
+        fork_guard_.crossed_fork() ? id_ : scheduler_->add_turn_queue(id_);
+    return std::make_shared<PoolQueue>(scheduler_, fork_guard_, id);
   }
 
  private:
@@ -346,7 +351,8 @@ ThreadPool::~ThreadPool() {
 
 std::shared_ptr<WorkQueue> ThreadPool::make_queue(
     const WorkQueueOptions& options) {
-  return std::make_shared<PoolQueue>(scheduler_, fork_guard_, options);
+  return std::make_shared<PoolQueue>(
+      scheduler_, fork_guard_, scheduler_->add_queue(options.max_workers));
 }
 
 void ThreadPool::stop(StopMode mode) {

@@ -45,6 +45,7 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> CompressDriver::create(
 
 DriverLimits CompressDriver::limits() const {
   DriverLimits limits = child().limits();
+  limits.writes_take_turns = false;  // they compress beside each other
   limits.optimal_transfer_bytes = static_cast<uint32_t>(cluster_bytes_);
   return limits;
 }

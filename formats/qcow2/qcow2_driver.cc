@@ -187,6 +187,10 @@ DriverLimits Qcow2Driver::limits() const {
   limits.discard_alignment_bytes = cluster;
   limits.write_zeroes_alignment_bytes =
       header_.extended_l2() ? cluster / kSubclustersPerCluster : cluster;
+  const BlockDriver& data = files_.data_file ? *files_.data_file : *file_;
+  // Encryption goes on beside other writes.
+  limits.writes_take_turns =
+      encryption_ == nullptr && data.limits().writes_take_turns;
   return limits;
 }
 

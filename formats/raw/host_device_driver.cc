@@ -64,6 +64,7 @@ HostDeviceDriver::HostDeviceDriver(std::unique_ptr<PosixFile> file,
 
 DriverLimits HostDeviceDriver::limits() const {
   DriverLimits limits = PosixDriver::limits();
+  limits.writes_take_turns = false;
   limits.discard_alignment_bytes = logical_block_bytes_;
   limits.write_zeroes_alignment_bytes = logical_block_bytes_;
   return limits;

@@ -91,6 +91,9 @@ DriverLimits PosixDriver::limits() const {
   limits.request_alignment_bytes =
       std::max<uint32_t>(limits.request_alignment_bytes, unit_bytes_);
   limits.memory_alignment_bytes = unit_bytes_;
+  // The kernel locks a regular file for each; where that is short (tmpfs), two
+  // threads are the faster all the same.
+  limits.writes_take_turns = !file_->direct() && !file_->on_tmpfs();
   return limits;
 }
 

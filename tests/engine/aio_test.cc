@@ -71,6 +71,22 @@ TEST(Cancel, WithdrawsWhatWaitsAndLeavesWhatRuns) {
   }
 }
 
+TEST(Cancel, WithdrawsAWriteThatWaitsForItsTurn) {
+  DeviceFixture fixture({.max_workers = 1}, 4,
+                        {.limits = {.writes_take_turns = true}});
+  if (!fixture.has_threads())
+    GTEST_SKIP() << "needs a request that runs meanwhile";
+  fixture.driver->close_gate();
+  Buffer running, waiting;
+  fixture.device->aio_writev(Sector(0), running.vector(), 1);
+  fixture.driver->wait_for_waiting(1);
+  AioHandle second = fixture.device->aio_writev(Sector(8), waiting.vector(), 2);
+  EXPECT_EQ(second.cancel(), CancelResult::kWithdrawn);
+  EXPECT_EQ(fixture.wait(1)[0].user_data, 2u);
+  fixture.driver->open_gate();
+  EXPECT_EQ(fixture.wait(1)[0].user_data, 1u);
+}
+
 // A write that meets a read-modify-write occupies no worker, and can be
 // withdrawn.
 TEST(Cancel, WithdrawsWhatWaitsForARange) {

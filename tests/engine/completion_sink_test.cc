@@ -43,6 +43,7 @@ class BatchQueue : public WorkQueue {
     return promises_;
   }
   WorkQueueCounters counters() const override { return {}; }
+  std::shared_ptr<WorkQueue> make_turn_queue() override { return nullptr; }
 
   int asked = 0;
   std::shared_ptr<BatchNotification> promised;

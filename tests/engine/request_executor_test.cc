@@ -128,6 +128,25 @@ TEST(RequestChecks, SaturateSectorsThatDoNotFit) {
             uint64_t{1} << 63);
 }
 
+// Only what does nothing but write.
+TEST(TakesTurns, PlainWritesOfADriverThatSaysSo) {
+  const RequestSpec write{.kind = RequestKind::kWrite};
+  const RequestSpec fua{.kind = RequestKind::kWrite,
+                        .write_flags = {.fua = true}};
+  for (const bool says_so : {false, true}) {
+    const auto options = with_limits({.writes_take_turns = says_so});
+    const Bench bench(options);
+    EXPECT_EQ(bench.requests.takes_turns(write), says_so);
+    EXPECT_FALSE(bench.requests.takes_turns(fua));
+    EXPECT_FALSE(bench.requests.takes_turns({.kind = RequestKind::kRead}));
+    EXPECT_FALSE(bench.requests.takes_turns({.kind = RequestKind::kFlush}));
+    EXPECT_FALSE(
+        bench.requests.takes_turns({.kind = RequestKind::kWriteCompressed}));
+    const Bench durable(options, CacheMode::kWritethrough);
+    EXPECT_FALSE(durable.requests.takes_turns(write));
+  }
+}
+
 TEST(RequestChecks, RefuseChangesOfAReadOnlyImage) {
   Bench bench({.read_only = true});
   for (RequestKind kind :

@@ -3,12 +3,15 @@
 #include "threadpool/scheduler.h"
 
 #include <algorithm>
+#include <atomic>
 #include <functional>
 #include <memory>
 #include <thread>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "gtest/gtest.h"
 #include "tests/threadpool/work_items.h"
 
@@ -195,6 +198,129 @@ TEST_F(SchedulerTest, ServesQueuesInTurn) {
     if (i < order.size() / 2) longest = std::max(longest, run);
   }
   EXPECT_LE(longest, 2 * DurationEstimate::kLargestBatch);
+  finish();
+}
+
+class TurnQueueTest : public SchedulerTest {
+ protected:
+  void submit_to(Scheduler::QueueId queue, std::vector<WorkItem*> items) {
+    EXPECT_EQ(scheduler_.submit(queue, items), items.size());
+  }
+
+  // True if a second worker leaves `second`, which was submitted to `queue`,
+  // alone while the first worker is inside `first`.
+  bool waits_behind(HungItem* first, Scheduler::QueueId queue,
+                    CountingItem* second) {
+    start_worker();
+    first->entered.WaitForNotification();
+    submit_to(queue, {second});
+    // It is served after the queues that were there before.
+    absl::Notification ran;
+    FunctionItem last([&] { ran.Notify(); });
+    submit_to(scheduler_.add_queue(kWidth), {&last});
+    start_worker();
+    ran.WaitForNotification();
+    return second->ran.load() == 0;
+  }
+
+  const Scheduler::QueueId turns_ = scheduler_.add_turn_queue(queue_);
+};
+
+TEST_F(TurnQueueTest, ShortItemsHaveOneWorker) {
+  HungItem first;
+  CountingItem second;
+  submit_to(turns_, {&first});
+  EXPECT_TRUE(waits_behind(&first, turns_, &second));
+  first.release.Notify();
+  finish();
+  EXPECT_EQ(second.ran.load(), 1);
+}
+
+TEST_F(TurnQueueTest, WhatHangsDoesNotKeepTheTurn) {
+  start_worker();
+  start_worker();
+  start_watcher();
+  HungItem first;
+  submit_to(turns_, {&first});
+  first.entered.WaitForNotification();
+  absl::Notification ran;
+  FunctionItem second([&] { ran.Notify(); });
+  submit_to(turns_, {&second});
+  ran.WaitForNotification();
+  first.release.Notify();
+  finish();
+}
+
+TEST_F(TurnQueueTest, SlowItemsRunBesideEachOther) {
+  start_worker();
+  start_worker();
+  std::atomic<int> inside = 0, most = 0;
+  std::vector<std::unique_ptr<FunctionItem>> items;
+  std::vector<WorkItem*> pointers;
+  for (int i = 0; i < 64; ++i) {
+    items.push_back(std::make_unique<FunctionItem>([&] {
+      const int now = ++inside;
+      for (int seen = most;
+           seen < now && !most.compare_exchange_weak(seen, now);)
+        continue;
+      absl::SleepFor(absl::Milliseconds(2));
+      --inside;
+    }));
+    pointers.push_back(items.back().get());
+  }
+  submit_to(turns_, pointers);
+  finish();
+  EXPECT_EQ(most.load(), 2);
+}
+
+TEST_F(TurnQueueTest, SharesTheCapOfItsPartner) {
+  const Scheduler::QueueId narrow = scheduler_.add_queue(1);
+  const Scheduler::QueueId turns = scheduler_.add_turn_queue(narrow);
+  HungItem first;
+  CountingItem second;
+  submit_to(narrow, {&first});
+  EXPECT_TRUE(waits_behind(&first, turns, &second));
+  first.release.Notify();
+  finish();
+  EXPECT_EQ(second.ran.load(), 1);
+}
+
+TEST_F(TurnQueueTest, ItsPartnerSharesItsCap) {
+  const Scheduler::QueueId narrow = scheduler_.add_queue(1);
+  const Scheduler::QueueId turns = scheduler_.add_turn_queue(narrow);
+  HungItem first;
+  CountingItem second;
+  submit_to(turns, {&first});
+  EXPECT_TRUE(waits_behind(&first, narrow, &second));
+  first.release.Notify();
+  finish();
+  EXPECT_EQ(second.ran.load(), 1);
+}
+
+// A queue that is used again belongs to nobody.
+TEST_F(TurnQueueTest, ForgetsItsPartner) {
+  const Scheduler::QueueId narrow = scheduler_.add_queue(1);
+  const Scheduler::QueueId turns = scheduler_.add_turn_queue(narrow);
+  scheduler_.remove_queue(turns);
+  ASSERT_EQ(scheduler_.add_queue(1), turns);
+  HungItem first;
+  CountingItem second;
+  submit_to(narrow, {&first});
+  EXPECT_FALSE(waits_behind(&first, turns, &second));
+  first.release.Notify();
+  finish();
+}
+
+TEST_F(TurnQueueTest, ItsPartnerForgetsIt) {
+  const Scheduler::QueueId narrow = scheduler_.add_queue(1);
+  const Scheduler::QueueId turns = scheduler_.add_turn_queue(narrow);
+  scheduler_.remove_queue(turns);
+  ASSERT_EQ(scheduler_.add_queue(1), turns);
+  HungItem first;
+  CountingItem second;
+  submit_to(turns, {&first});
+  EXPECT_FALSE(waits_behind(&first, narrow, &second));
+  first.release.Notify();
   finish();
 }
 

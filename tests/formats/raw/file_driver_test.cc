@@ -562,6 +562,7 @@ TEST_P(DirectFileDriver, AnnouncesItsAlignmentAndNeverTries) {
   const DriverLimits limits = driver->limits();
   EXPECT_GE(limits.request_alignment_bytes, 512u);
   EXPECT_GE(limits.memory_alignment_bytes, 512u);
+  EXPECT_FALSE(limits.writes_take_turns);
   EXPECT_FALSE(driver->capabilities().has(Capability::kTryRead));
   EXPECT_FALSE(driver->capabilities().has(Capability::kTryWrite));
   const AlignedMemory memory(limits.request_alignment_bytes);

@@ -102,6 +102,7 @@ TEST_P(HostDevice, HasTheDevicesLengthAndBlocks) {
   EXPECT_EQ(driver->length_bytes(), kLength);
   EXPECT_EQ(driver->limits().discard_alignment_bytes, GetParam());
   EXPECT_EQ(driver->limits().request_alignment_bytes, 512u);
+  EXPECT_FALSE(driver->limits().writes_take_turns);
   EXPECT_EQ(read(*driver, {0, kLength}), pattern(kLength, 1));
   EXPECT_EQ(read(*driver, {512, 512}), read(*driver, {512, 512}));
   EXPECT_FALSE(driver->capabilities().has(Capability::kGrows));

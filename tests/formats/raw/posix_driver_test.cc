@@ -73,6 +73,7 @@ TEST(PosixDriver, ReadsAndWritesExactlyWhatItIsTold) {
   EXPECT_EQ(driver->filename(), scratch.path());
   EXPECT_EQ(driver->limits().request_alignment_bytes, 512u);
   EXPECT_EQ(driver->limits().memory_alignment_bytes, 1u);
+  EXPECT_TRUE(driver->limits().writes_take_turns);
   AlignedMemory memory(1024);
   ASSERT_TRUE(driver->read(memory.qiov(), Sector(2)).ok());
   std::vector<uint8_t> expected = pattern(8192, 1);
