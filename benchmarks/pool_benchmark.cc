@@ -195,6 +195,7 @@ void bare(benchmark::State& state) {
   struct NoQueue final : WorkQueue {
     bool submit(WorkItem*) override { return false; }
     size_t submit_batch(absl::Span<WorkItem* const>) override { return 0; }
+    std::shared_ptr<WorkQueue> make_turn_queue() override { return nullptr; }
     bool withdraw(WorkItem*) override { return false; }
     bool notify_after_batch(
         const std::shared_ptr<BatchNotification>&) override {
