@@ -13,6 +13,7 @@ namespace spindle {
 namespace {
 
 constexpr char kErrnoPayload[] = "type.spindle/errno";
+constexpr char kQemuWordsPayload[] = "type.spindle/qemu-words";
 
 absl::StatusCode code_of(int error_number) {
   switch (error_number) {
@@ -129,6 +130,24 @@ absl::Status with_context(const absl::Status& status,
         result.SetPayload(type, payload);
       });
   return result;
+}
+
+absl::Status with_qemu_words(absl::Status status, absl::string_view words) {
+  if (!status.ok()) status.SetPayload(kQemuWordsPayload, absl::Cord(words));
+  return status;
+}
+
+std::string qemu_words(const absl::Status& status) {
+  const auto words = status.GetPayload(kQemuWordsPayload);
+  return words.has_value() ? std::string(*words)
+                           : std::string(status.message());
+}
+
+absl::Status with_contexts(const absl::Status& status,
+                           absl::string_view context, absl::string_view words) {
+  const std::string own = qemu_words(status);
+  return with_qemu_words(with_context(status, context),
+                         words.empty() ? own : absl::StrCat(words, ": ", own));
 }
 
 }  // namespace spindle

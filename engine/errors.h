@@ -6,6 +6,7 @@
 #define SPINDLE_ENGINE_ERRORS_H_
 
 #include <optional>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
@@ -29,6 +30,19 @@ int errno_for(const absl::Status& status);
 // `status` with `context` and ": " before its message; code and payloads stay.
 absl::Status with_context(const absl::Status& status,
                           absl::string_view context);
+
+// Programs that stand in for QEMU's say what those say, to the letter; a
+// message for people who search for the cause (field, value, limit) is another.
+// A status can carry both.
+//
+// `status`, for which QEMU's tools have the words `words`.
+absl::Status with_qemu_words(absl::Status status, absl::string_view words);
+// Those words; where there are none, the message.
+std::string qemu_words(const absl::Status& status);
+// with_context(), and "<words>: " before QEMU's words; nothing if `words` is
+// empty.
+absl::Status with_contexts(const absl::Status& status,
+                           absl::string_view context, absl::string_view words);
 
 }  // namespace spindle
 

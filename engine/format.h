@@ -19,6 +19,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "engine/block_driver.h"
+#include "engine/request.h"
 #include "engine/secret_store.h"
 
 namespace spindle {
@@ -42,6 +43,8 @@ struct SnapshotChoice {
 
 struct OpenOptions {
   bool read_only = false;
+  // Open read-only a file that cannot be opened for writing.
+  bool auto_read_only = false;
   // Bypass the page cache (O_DIRECT).
   bool direct = false;
   // flush() does nothing (cache=unsafe).
@@ -49,6 +52,12 @@ struct OpenOptions {
   // Pass discards down to the file (QEMU's discard=unmap); formats forget their
   // clusters either way.
   bool pass_discard_through = true;
+  // What the user of this image discards is forgotten (QEMU's discard=unmap);
+  // else discards do nothing, and what is made zero stays allocated.  Does not
+  // concern the files below it.
+  bool discard = true;
+  // What becomes of writes that are all zeroes.
+  DetectZeroes detect_zeroes = DetectZeroes::kOff;
   // Share a file that somebody else has open for writing (-U): takes no
   // permission from others.  Only with read_only.
   bool force_share = false;
@@ -56,6 +65,11 @@ struct OpenOptions {
   bool lock = true;
   // Open the backing file, if the image names one.
   bool open_backing = true;
+  // There is a backing file, whether the image names one or not:
+  // OpenContext::open_child knows which.
+  bool backing_given = false;
+  // Clusters are taken where QEMU takes them (qcow2: the default of "reuse").
+  bool place_as_qemu = false;
   // Open what is damaged, or must be repaired before it is written to, for
   // BlockDriver::check() and nothing else.  Formats that cannot check ignore
   // it.
@@ -127,6 +141,8 @@ class StorageProtocol {
   virtual absl::string_view name() const = 0;
   // True if `filename` is this protocol's to open when none was stated.
   virtual bool claims(const std::string& filename) const = 0;
+  // `options.driver_options` are the protocol's own.
+  // Errors: kInvalidArgument for an option that it does not know.
   virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       const std::string& filename, const OpenOptions& options) const = 0;
   // Makes an empty file of `length_bytes`, replacing what was there (a block
@@ -202,6 +218,19 @@ class DriverFilter {
   // The options that begin with this name and a dot describe the driver below
   // ("file", "image"); empty: there is none.
   virtual absl::string_view child_option() const { return "file"; }
+  // Stands where a protocol could: it may be named by a prefix
+  // ("blkdebug:..."), and no format is guessed in what is below it.
+  virtual bool is_storage() const { return false; }
+  // What a name means that is this filter's to open.
+  struct NameMeaning {
+    OptionMap options;  // of the filter
+    std::optional<std::string> child_name;
+  };
+  // Errors: kInvalidArgument.
+  virtual absl::StatusOr<NameMeaning> parse_name(
+      const std::string& name) const {
+    return NameMeaning{{}, name};
+  }
   // Either succeeds or leaves `child` as it was.  `options.driver_options` are
   // the filter's own.
   // REQUIRES: child is null if and only if child_option() is empty.

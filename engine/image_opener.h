@@ -4,8 +4,9 @@
 // is looked up relative to the image that names it, opened read-only, with the
 // format that the image states; a data file is opened as bare storage; a name
 // is a file name and nothing else (one with a protocol prefix, "json:" or
-// "nbd:", is refused).  Chains that loop or are too deep are refused. An
-// embedder that wants less wraps child_policy, or writes its own OpenChild.
+// "nbd:", is refused), unless the policy says that prefixes are followed.
+// Chains that loop or are too deep are refused. An embedder that wants less
+// wraps child_policy, or writes its own OpenChild.
 //
 // Thread safety: a const ImageOpener may be used from any thread.
 #ifndef SPINDLE_ENGINE_IMAGE_OPENER_H_
@@ -13,12 +14,14 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/block_driver.h"
 #include "engine/format.h"
+#include "engine/image_name.h"
 
 namespace spindle {
 
@@ -32,6 +35,11 @@ class ImageOpener {
     // controls a raw disk's first sector controls the guess (CVE-2008-2004).
     bool probe_image = false;
     bool probe_backing = false;
+    // How names are read that the caller gives, and those that images have.
+    // What prefixes and "json:" in an image's name lead to is the choice of who
+    // made the image.
+    NameSyntax name_syntax = NameSyntax::kPlain;
+    NameSyntax image_name_syntax = NameSyntax::kPlain;
     // Asked before a file that an image names is opened; an error refuses it.
     // Empty: everything may be opened.
     std::function<absl::Status(const ChildRequest& request)> child_policy =
@@ -54,11 +62,28 @@ class ImageOpener {
   // Opens what `nodes` describes, by QEMU's names: "driver" is a format, a
   // protocol or a filter; "file.driver" and so on (a filter may use another
   // name than "file") the driver below it; "filename" what a protocol opens;
-  // all else are the driver's own options.  The caller states every name here,
-  // images none.
+  // "backing.*" and "data-file.*" replace what the image names ("backing" that
+  // is kNullOption or empty: nothing); what node_options.h lists concerns the
+  // node that it stands at; all else are the driver's own options.  Without a
+  // driver the format is guessed, if the policy allows it.
   // Errors: kInvalidArgument names the option.
   absl::StatusOr<std::shared_ptr<BlockDriver>> open_nodes(
       const OptionMap& nodes, const OpenOptions& options) const;
+
+  // An image whose format is known, and which is not open: only its storage is.
+  struct Inspected {
+    std::shared_ptr<BlockDriver> file;
+    // Null: `file` is all that there is (a protocol or a filter was asked for).
+    const ImageFormat* format = nullptr;
+    // How the format would have been opened, its own options included.
+    OpenOptions options;
+  };
+  // As open() and open_nodes(), up to where the format would read its header.
+  absl::StatusOr<Inspected> inspect(const std::string& filename,
+                                    const std::string& format,
+                                    const OpenOptions& options) const;
+  absl::StatusOr<Inspected> inspect_nodes(const OptionMap& nodes,
+                                          const OpenOptions& options) const;
 
   // Makes a new image.  For an overlay the backing file is opened once, to
   // check it and to learn its length.
@@ -71,33 +96,75 @@ class ImageOpener {
   const DriverRegistry& registry() const { return registry_; }
 
  private:
+  using Driver = std::shared_ptr<BlockDriver>;
   // The images from the one that was asked for down to the one being opened.
   struct ChainLink;
   using Chain = std::shared_ptr<const ChainLink>;
+  struct Place {
+    Chain parents = nullptr;
+    int depth = 0;
+    // Set: the format is not opened, but named here.
+    Inspected* inspected = nullptr;
+  };
+  // What shall be opened: a name, options, or both.
+  struct Description {
+    std::optional<std::string> name;
+    NameSyntax syntax = NameSyntax::kPlain;
+    OptionMap options;
+    // Bare storage unless a driver is stated: no format is guessed.
+    bool storage = false;
+  };
+  // What the caller put in place of what an image names.
+  struct Replacements {
+    std::optional<OptionMap> backing;
+    OptionMap data_file;
+  };
 
-  absl::StatusOr<std::shared_ptr<BlockDriver>> open_file(
-      const std::string& filename, const OpenOptions& options) const;
-  // "blkdebug:CONFIG:FILENAME", from the caller: images cannot name it.
-  absl::StatusOr<std::shared_ptr<BlockDriver>> open_blkdebug_name(
-      const std::string& filename, const OpenOptions& options) const;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> open_linked(
-      const std::string& filename, const std::string& format_name,
-      OpenOptions options, const Chain& parents, int depth) const;
+  Description describe_name(const std::string& filename,
+                            const std::string& format,
+                            const OpenOptions& options) const;
+  Description describe_nodes(const OptionMap& nodes,
+                             const OpenOptions& options) const;
+  absl::StatusOr<Inspected> inspect_description(
+      Description what, const OpenOptions& options) const;
+  absl::StatusOr<Driver> open_description(Description what, OpenOptions options,
+                                          const Place& place) const;
+  absl::StatusOr<Driver> open_protocol(const StorageProtocol& protocol,
+                                       Description what,
+                                       OpenOptions options) const;
+  absl::StatusOr<Driver> open_storage(Description what,
+                                      const OpenOptions& options) const;
+  absl::StatusOr<Driver> open_filter(const DriverFilter& filter,
+                                     Description what, OpenOptions options,
+                                     const Place& place) const;
+  // A null format is guessed.
+  absl::StatusOr<Driver> open_format(const ImageFormat* format,
+                                     Description what, OpenOptions options,
+                                     const Place& place) const;
+  // The driver below a format.
+  absl::StatusOr<Driver> open_format_file(const ImageFormat* format,
+                                          Description* what,
+                                          const OpenOptions& options) const;
+  absl::StatusOr<Replacements> take_replacements(const ImageFormat& format,
+                                                 OptionMap* own,
+                                                 OpenOptions* options) const;
   // Opens the image in `file` as `format`, or as what is found in it.
-  absl::StatusOr<std::shared_ptr<BlockDriver>> open_image(
-      const std::string& filename, const ImageFormat* format,
-      std::shared_ptr<BlockDriver> file, OpenOptions options,
-      const Chain& parents, int depth) const;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> open_child(
-      const ChildRequest& request, const OpenOptions& parent_options,
-      const Chain& parents) const;
+  absl::StatusOr<Driver> open_image(const ImageFormat* format, Driver file,
+                                    OptionMap own, OpenOptions options,
+                                    const Place& place) const;
+  absl::StatusOr<Driver> open_child(const ChildRequest& request,
+                                    const OpenOptions& parent_options,
+                                    const Replacements& replacements,
+                                    const Chain& parents) const;
   // What a format needs to open what its image names.  Holds a copy of this
   // opener, so it may outlive it.
-  OpenContext context_for(const OpenOptions& options, const Chain& chain,
-                          int depth) const;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> open_data_file(
-      const ChildRequest& request, const OpenOptions& options,
-      const Chain& parents) const;
+  OpenContext context_for(const OpenOptions& options, Replacements replacements,
+                          const Place& place) const;
+  absl::StatusOr<Driver> open_backing(const ChildRequest& request,
+                                      Description what, OpenOptions options,
+                                      const Chain& parents) const;
+  absl::StatusOr<Driver> open_data_file(Description what, OpenOptions options,
+                                        const Chain& parents) const;
   absl::Status create_data_file(const ImageFormat& format,
                                 const CreateOptions& options,
                                 const BlockDriver& image) const;
@@ -106,8 +173,11 @@ class ImageOpener {
   absl::StatusOr<const ImageFormat*> guess_format(
       const std::shared_ptr<BlockDriver>& file) const;
 
+  // Whose the name is; strips a prefix that only says so.
   absl::StatusOr<const StorageProtocol*> protocol_for(
-      const std::string& filename) const;
+      NameSyntax syntax, std::string* filename) const;
+  // The filter that `name` has the prefix of ("blkdebug:..."), or null.
+  const DriverFilter* filter_for(absl::string_view name) const;
   absl::Status check_backing(const std::string& filename,
                              CreateOptions* options) const;
   absl::Status refuse_own_backing(const std::string& filename,
@@ -116,11 +186,6 @@ class ImageOpener {
   const DriverRegistry registry_;
   const Policy policy_;
 };
-
-// Where `filename`, as it stands in the image `parent_filename`, points to: an
-// absolute name is itself, a relative one starts at the image's directory.
-std::string resolve_backing_filename(const std::string& parent_filename,
-                                     const std::string& filename);
 
 }  // namespace spindle
 

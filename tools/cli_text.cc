@@ -11,8 +11,8 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
-#include "absl/strings/str_replace.h"
-#include "formats/options/option_values.h"
+#include "engine/errors.h"
+#include "engine/option_values.h"
 
 namespace spindle {
 namespace {
@@ -27,7 +27,20 @@ bool is_number_with_suffix(absl::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789") == text.npos;
 }
 
+std::string& name_of_program() {
+  static auto* const name = new std::string("spindle-img");
+  return *name;
+}
+
 }  // namespace
+
+void set_program_name(absl::string_view argv0) {
+  const size_t slash = argv0.rfind('/');
+  name_of_program() =
+      std::string(slash == argv0.npos ? argv0 : argv0.substr(slash + 1));
+}
+
+const std::string& program_name() { return name_of_program(); }
 
 int fail_as(absl::string_view program, absl::string_view message) {
   std::fflush(stdout);
@@ -35,11 +48,15 @@ int fail_as(absl::string_view program, absl::string_view message) {
   return 1;
 }
 
-int fail(absl::string_view message) { return fail_as("spindle-img", message); }
+int fail(absl::string_view message) { return fail_as(program_name(), message); }
+
+void warn(absl::string_view message) {
+  fail(absl::StrCat("warning: ", message));
+}
 
 int fail_to_open(absl::string_view filename, const absl::Status& status) {
   return fail(
-      absl::StrCat("Could not open '", filename, "': ", status.message()));
+      absl::StrCat("Could not open '", filename, "': ", qemu_words(status)));
 }
 
 std::string human_size(uint64_t bytes) {
@@ -76,9 +93,8 @@ absl::StatusOr<uint64_t> parse_size_named(absl::string_view what,
                      std::numeric_limits<int64_t>::max(), "."));
   }
   return absl::InvalidArgumentError(absl::StrCat(
-      invalid,
-      "You may use k, M, G, T, P or E suffixes for\n"
-      "spindle-img: kilobytes, megabytes, gigabytes, terabytes, petabytes and "
+      invalid, "You may use k, M, G, T, P or E suffixes for\n", program_name(),
+      ": kilobytes, megabytes, gigabytes, terabytes, petabytes and "
       "exabytes."));
 }
 
@@ -97,40 +113,17 @@ absl::StatusOr<uint64_t> parse_size_parameter(absl::string_view name,
 
 OptionList parse_option_list(absl::string_view text) {
   OptionList list;
-  std::string item;
-  const auto finish = [&] {
-    if (item.empty()) return;
-    const size_t equals = item.find('=');
-    if (item == "help" || item == "?") {
-      list.help = true;
-    } else if (equals == std::string::npos) {
-      list.options.emplace_back(item, "on");
-    } else {
-      list.options.emplace_back(item.substr(0, equals),
-                                item.substr(equals + 1));
-    }
-    item.clear();
-  };
-  for (size_t i = 0; i < text.size(); ++i) {
-    if (text[i] != ',') {
-      item.push_back(text[i]);
-    } else if (i + 1 < text.size() && text[i + 1] == ',') {
-      item.push_back(text[i++]);
-    } else {
-      finish();
-    }
+  list.help = asks_for_help(text);
+  for (OptionItem& item : split_option_list(text)) {
+    if (item.short_form == "help" || item.short_form == "?") continue;
+    list.options.emplace_back(std::move(item.name), std::move(item.value));
   }
-  finish();
   return list;
 }
 
-std::string escape_option_value(absl::string_view value) {
-  return absl::StrReplaceAll(value, {{",", ",,"}});
-}
-
-OpenOptions tool_open_options(absl::string_view format) {
+OpenOptions tool_open_options() {
   OpenOptions options;
-  if (format == "qcow2") options.driver_options["reuse"] = "lowest";
+  options.place_as_qemu = true;
   return options;
 }
 

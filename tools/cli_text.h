@@ -15,14 +15,21 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "engine/format.h"
+#include "engine/option_list.h"
 
 namespace spindle {
 
+// The name that messages begin with is the one that the program was called by,
+// without its folder; until main() says so, "spindle-img".  Not thread-safe.
+void set_program_name(absl::string_view argv0);
+const std::string& program_name();
+
 // "<program>: <message>" on standard error; returns the exit code 1.
 int fail_as(absl::string_view program, absl::string_view message);
-// ... of spindle-img.
 int fail(absl::string_view message);
-// "spindle-img: Could not open '<filename>': <message>".
+// "<program>: warning: <message>" on standard error.
+void warn(absl::string_view message);
+// "<program>: Could not open '<filename>': <qemu_words() of status>".
 int fail_to_open(absl::string_view filename, const absl::Status& status);
 
 // "64 KiB", "1.5 GiB": three significant digits.
@@ -52,11 +59,9 @@ struct OptionList {
   bool help = false;
 };
 OptionList parse_option_list(absl::string_view text);
-// A value as it would be written in such a list.
-std::string escape_option_value(absl::string_view value);
 
 // How the tools open an image: clusters are taken where QEMU takes them.
-OpenOptions tool_open_options(absl::string_view format);
+OpenOptions tool_open_options();
 
 // "  name=<type>  - help" for each.
 std::string describe_options(const std::vector<OptionHelp>& options);

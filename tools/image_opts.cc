@@ -1,19 +1,18 @@
 #include "tools/image_opts.h"
 
+#include <utility>
+
 #include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "engine/option_list.h"
 #include "tools/cli_text.h"
 
 namespace spindle {
+namespace {
 
-void add_object_option(CLI::App* command, std::vector<std::string>* objects) {
-  command
-      ->add_option("--object", *objects,
-                   "secret,id=ID,data=TEXT|file=NAME|env=NAME"
-                   "[,format=raw|base64]: what key-secret=ID refers to")
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false);
-}
+bool is_restricted = false;
+
+}  // namespace
 
 absl::StatusOr<std::shared_ptr<const SecretStore>> load_secrets(
     const std::vector<std::string>& objects) {
@@ -26,18 +25,40 @@ absl::StatusOr<std::shared_ptr<const SecretStore>> load_secrets(
   return store;
 }
 
-absl::StatusOr<std::shared_ptr<BlockDriver>> open_named(
-    const ImageOpener& opener, const std::string& name,
-    const std::string& format, bool image_opts, const OpenOptions& options) {
-  if (!image_opts) return opener.open(name, format, options);
-  if (!format.empty()) {
-    return absl::InvalidArgumentError(
-        "--image-opts and a format are mutually exclusive");
+void restrict_images() { is_restricted = true; }
+
+ImageOpener::Policy tool_policy(std::shared_ptr<const SecretStore> secrets) {
+  ImageOpener::Policy policy;
+  policy.probe_image = true;
+  policy.probe_backing = !is_restricted;
+  policy.name_syntax = NameSyntax::kQemu;
+  policy.image_name_syntax =
+      is_restricted ? NameSyntax::kPlain : NameSyntax::kQemu;
+  policy.secrets = std::move(secrets);
+  policy.log = [](LogSeverity severity, absl::string_view message) {
+    if (severity == LogSeverity::kWarning) warn(message);
+  };
+  return policy;
+}
+
+absl::StatusOr<std::shared_ptr<BlockDriver>> open_image(
+    const ImageOpener& opener, const ImageArgument& image,
+    const OpenOptions& options) {
+  if (!image.image_opts) return opener.open(image.name, image.format, options);
+  return opener.open_nodes(parse_image_opts(image.name), options);
+}
+
+OptionMap parse_image_opts(const std::string& text) {
+  OptionMap options;
+  for (const OptionItem& item : split_option_list(text, "file")) {
+    if (!item.short_form.empty()) {
+      warn(absl::StrCat("short-form boolean option '", item.short_form,
+                        "' deprecated\nPlease use ", item.name, "=", item.value,
+                        " instead"));
+    }
+    options[item.name] = item.value;
   }
-  OptionMap nodes;
-  for (const auto& [key, value] : parse_option_list(name).options)
-    nodes[key] = value;
-  return opener.open_nodes(nodes, options);
+  return options;
 }
 
 void add_key_secrets(const OptionMap& creation, OptionMap* driver_options) {

@@ -19,6 +19,7 @@
 #include "tools/cli_text.h"
 #include "tools/commands.h"
 #include "tools/image_opts.h"
+#include "tools/object_option.h"
 
 namespace spindle {
 namespace {
@@ -120,15 +121,15 @@ int run_amend(const AmendArguments& arguments) {
   if (!parse_cache_mode(arguments.cache).ok())
     return fail(absl::StrCat("Invalid cache option: ", arguments.cache));
 
-  ImageOpener::Policy policy;
-  policy.probe_image = arguments.format.empty();
   const auto secrets = load_secrets(arguments.objects);
   if (!secrets.ok()) return fail(secrets.status().message());
-  policy.secrets = *secrets;
-  const ImageOpener opener(builtin_drivers(), std::move(policy));
+  const ImageOpener opener(builtin_drivers(), tool_policy(*secrets));
   absl::StatusOr<std::shared_ptr<BlockDriver>> image =
-      open_named(opener, arguments.filename, arguments.format,
-                 arguments.image_opts, OpenOptions());
+      open_image(opener,
+                 {.name = arguments.filename,
+                  .format = arguments.format,
+                  .image_opts = arguments.image_opts},
+                 tool_open_options());
   if (!image.ok()) return fail_to_open(arguments.filename, image.status());
   if (help) return print_help(std::string((*image)->format_name()));
   return amend_image(image->get(), arguments, std::move(changes));

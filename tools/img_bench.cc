@@ -14,7 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "engine/block_device.h"
-#include "formats/options/option_values.h"
+#include "engine/option_values.h"
 #include "tools/bench_runner.h"
 #include "tools/bench_session.h"
 #include "tools/bench_sweep.h"

@@ -13,8 +13,8 @@
 #include "engine/block_driver.h"
 #include "engine/dirty_bitmap.h"
 #include "engine/image_opener.h"
+#include "engine/option_values.h"
 #include "formats/builtin.h"
-#include "formats/options/option_values.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
 

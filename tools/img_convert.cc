@@ -34,6 +34,7 @@
 #include "tools/image_copier.h"
 #include "tools/image_opts.h"
 #include "tools/new_file.h"
+#include "tools/object_option.h"
 #include "tools/progress_bar.h"
 #include "tools/sector_status.h"
 
@@ -90,8 +91,9 @@ absl::StatusOr<std::unique_ptr<BlockDevice>> open_device(
     const std::string& format, bool image_opts, OpenOptions options,
     CacheMode cache_mode, Executor* executor) {
   apply_cache_mode(cache_mode, &options);
-  absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
-      open_named(opener, filename, format, image_opts, options);
+  absl::StatusOr<std::shared_ptr<BlockDriver>> driver = open_image(
+      opener, {.name = filename, .format = format, .image_opts = image_opts},
+      options);
   BlockDeviceOptions device_options;
   // Compression is work for every processor.
   device_options.max_workers = executor->width();
@@ -173,7 +175,7 @@ absl::Status convert(const ConvertArguments& arguments,
         status, absl::StrCat(arguments.target, ": error while converting ",
                              arguments.target_format));
   }
-  OpenOptions target_options = tool_open_options(arguments.target_format);
+  OpenOptions target_options = tool_open_options();
   add_key_secrets(plan.create.options, &target_options.driver_options);
   absl::StatusOr<std::unique_ptr<BlockDevice>> target =
       open_device(opener, arguments.target, arguments.target_format,
@@ -320,13 +322,10 @@ int run_convert(const ConvertArguments& arguments) {
 
   absl::StatusOr<std::unique_ptr<Executor>> executor = create_executor({});
   if (!executor.ok()) return fail(executor.status().message());
-  ImageOpener::Policy policy;
-  policy.probe_image = arguments.source_format.empty();
   const auto secrets = load_secrets(arguments.objects);
   if (!secrets.ok()) return fail(secrets.status().message());
-  policy.secrets = *secrets;
   plan->create.secrets = *secrets;
-  const ImageOpener opener(builtin_drivers(), policy);
+  const ImageOpener opener(builtin_drivers(), tool_policy(*secrets));
   OpenOptions source_options;
   source_options.read_only = true;
   source_options.snapshot = chosen_snapshot(arguments.snapshot);

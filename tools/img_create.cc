@@ -16,13 +16,14 @@
 #include "engine/checked_math.h"
 #include "engine/format.h"
 #include "engine/image_opener.h"
+#include "engine/option_values.h"
 #include "engine/sector.h"
 #include "formats/builtin.h"
-#include "formats/options/option_values.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
 #include "tools/image_opts.h"
 #include "tools/new_file.h"
+#include "tools/object_option.h"
 
 namespace spindle {
 namespace {
@@ -252,9 +253,7 @@ int run_create(const CreateArguments& arguments) {
 
   const auto secrets = load_secrets(arguments.objects);
   if (!secrets.ok()) return fail(secrets.status().message());
-  ImageOpener::Policy policy;
-  policy.secrets = *secrets;
-  const ImageOpener opener(registry, std::move(policy));
+  const ImageOpener opener(registry, tool_policy(*secrets));
   absl::Status status = read_size(arguments, &create);
   if (!status.ok()) return fail(status.message());
   status = read_backing(arguments, &create);

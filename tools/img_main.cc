@@ -33,6 +33,7 @@ std::vector<std::string> arguments_of(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (argc > 0) spindle::set_program_name(argv[0]);
   CLI::App app("Make, copy, inspect and measure disk images.", "spindle-img");
   app.require_subcommand(1);
   using AddCommand = spindle::Command (*)(CLI::App*);

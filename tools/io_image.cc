@@ -30,10 +30,7 @@ constexpr size_t kMisalignmentBytes = 16;
 
 absl::StatusOr<std::shared_ptr<BlockDriver>> open_driver(
     const ImageOpener& opener, const IoTarget& target) {
-  absl::StatusOr<std::string> format = target.format;
-  if (format->empty()) format = opener.probe(target.filename);
-  // Where it cannot be guessed, open() says why.
-  OpenOptions options = tool_open_options(format.ok() ? *format : "");
+  OpenOptions options = tool_open_options();
   options.read_only = target.read_only;
   options.force_share = target.force_share;
   options.pass_discard_through = !target.ignore_discards;

@@ -3,7 +3,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "formats/options/option_values.h"
+#include "engine/option_values.h"
 
 namespace spindle::crypto {
 namespace {

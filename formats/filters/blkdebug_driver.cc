@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/functional/function_ref.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
 #include "formats/filters/filter_options.h"
@@ -184,6 +185,23 @@ class BlkdebugFilter final : public DriverFilter {
  public:
   absl::string_view name() const override { return "blkdebug"; }
   absl::string_view child_option() const override { return "image"; }
+  bool is_storage() const override { return true; }
+  // "blkdebug:CONFIG:FILENAME"; anything else is the name of the image.
+  absl::StatusOr<NameMeaning> parse_name(
+      const std::string& name) const override {
+    constexpr absl::string_view kPrefix = "blkdebug:";
+    if (!absl::StartsWith(name, kPrefix)) return NameMeaning{{}, name};
+    const size_t config = kPrefix.size();
+    const size_t image = name.find(':', config);
+    if (image == std::string::npos) {
+      return absl::InvalidArgumentError(
+          "blkdebug requires both config file and image path");
+    }
+    NameMeaning meaning{{}, name.substr(image + 1)};
+    if (image > config)
+      meaning.options["config"] = name.substr(config, image - config);
+    return meaning;
+  }
   absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       std::shared_ptr<BlockDriver> child,
       const OpenOptions& options) const override {

@@ -2,8 +2,8 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "formats/options/option_values.h"
+#include "engine/node_options.h"
+#include "engine/option_values.h"
 
 namespace spindle {
 
@@ -48,9 +48,7 @@ void FilterOptions::take_bool(const std::string& name, bool* value) {
 
 absl::Status FilterOptions::finish() const {
   if (!status_.ok() || options_.empty()) return status_;
-  return absl::InvalidArgumentError(
-      absl::StrCat("Block driver '", driver_, "' does not support the option '",
-                   options_.begin()->first, "'"));
+  return refuse_left_options("format", driver_, options_);
 }
 
 }  // namespace spindle

@@ -2,6 +2,7 @@
 
 #include <limits>
 #include <memory>
+#include <string>
 
 #include "absl/base/macros.h"
 #include "absl/strings/str_cat.h"
@@ -86,6 +87,14 @@ class NullFilter final : public DriverFilter {
 
   absl::string_view name() const override { return name_; }
   absl::string_view child_option() const override { return {}; }
+  bool is_storage() const override { return true; }
+  absl::StatusOr<NameMeaning> parse_name(
+      const std::string& name) const override {
+    const std::string only = absl::StrCat(name_, "://");
+    if (name == only) return NameMeaning{};
+    return absl::InvalidArgumentError(absl::StrCat(
+        "The only allowed filename for this driver is '", only, "'"));
+  }
   absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       std::shared_ptr<BlockDriver>, const OpenOptions& options) const override {
     FilterOptions own(name_, options.driver_options);

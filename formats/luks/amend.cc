@@ -6,9 +6,9 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "engine/option_values.h"
 #include "formats/crypto/encrypt_options.h"
 #include "formats/luks/create.h"
-#include "formats/options/option_values.h"
 
 namespace spindle::luks {
 namespace {

@@ -6,11 +6,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/option_values.h"
 #include "engine/sector.h"
 #include "formats/crypto/algorithms.h"
 #include "formats/crypto/key_derivation.h"
 #include "formats/crypto/sector_cipher.h"
-#include "formats/options/option_values.h"
 
 namespace spindle::luks {
 namespace {

@@ -9,10 +9,10 @@
 #include "absl/strings/str_format.h"
 #include "absl/strings/string_view.h"
 #include "engine/checked_math.h"
+#include "engine/option_values.h"
 #include "engine/sector.h"
 #include "formats/crypto/encrypt_options.h"
 #include "formats/luks/amend.h"
-#include "formats/options/option_values.h"
 
 namespace spindle::qcow2 {
 namespace {

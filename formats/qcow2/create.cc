@@ -12,10 +12,10 @@
 #include "engine/byte_channel.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "engine/option_values.h"
 #include "engine/sector.h"
 #include "formats/crypto/encrypt_options.h"
 #include "formats/luks/header.h"
-#include "formats/options/option_values.h"
 #include "formats/qcow2/create_allocator.h"
 #include "formats/qcow2/preallocation.h"
 

@@ -57,7 +57,9 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_named(
 absl::StatusOr<std::shared_ptr<BlockDriver>> open_backing(
     const BlockDriver& file, const Header& header, const OpenOptions& options,
     const OpenContext& context) {
-  if (header.backing_filename.empty() || !options.open_backing) return nullptr;
+  const bool has_one =
+      options.backing_given || !header.backing_filename.empty();
+  if (!has_one || !options.open_backing) return nullptr;
   ChildRequest request;
   request.filename = header.backing_filename;
   request.format = header.backing_format;

@@ -90,14 +90,18 @@ absl::StatusOr<std::unique_ptr<PosixFile>> PosixFile::open(
 }
 
 absl::Status PosixFile::check_kind(unsigned mode) const {
-  const bool fits =
-      kind_ == PosixFileKind::kRegular ? S_ISREG(mode) : S_ISBLK(mode);
-  if (fits) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("'", filename_, "' is ", kind_of_file(mode), ", not ",
-                   kind_ == PosixFileKind::kRegular
-                       ? "a regular file (protocol 'file')"
-                       : "a block device (protocol 'host_device')"));
+  const bool is_regular = kind_ == PosixFileKind::kRegular;
+  if (is_regular ? S_ISREG(mode) : S_ISBLK(mode)) return absl::OkStatus();
+  return with_qemu_words(
+      absl::InvalidArgumentError(
+          absl::StrCat("'", filename_, "' is ", kind_of_file(mode), ", not ",
+                       is_regular ? "a regular file (protocol 'file')"
+                                  : "a block device (protocol "
+                                    "'host_device')")),
+      is_regular ? absl::StrCat("'file' driver requires '", filename_,
+                                "' to be a regular file")
+                 : absl::StrCat("'host_device' driver requires '", filename_,
+                                "' to be either a character or block device"));
 }
 
 int PosixFile::open_flags(bool read_only) const {

@@ -7,6 +7,7 @@
 #include "formats/raw/create_file.h"
 #include "formats/raw/file_driver.h"
 #include "formats/raw/host_device_driver.h"
+#include "formats/raw/protocol_options.h"
 
 namespace spindle {
 namespace {
@@ -20,7 +21,9 @@ class FileProtocol final : public StorageProtocol {
 
   absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       const std::string& filename, const OpenOptions& options) const override {
-    return FileDriver::open(filename, options);
+    const auto own = apply_protocol_options(name(), options);
+    if (!own.ok()) return own.status();
+    return FileDriver::open(filename, *own);
   }
 
   absl::Status create(const std::string& filename, uint64_t length_bytes,
@@ -47,7 +50,9 @@ class HostDeviceProtocol final : public StorageProtocol {
 
   absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       const std::string& filename, const OpenOptions& options) const override {
-    return HostDeviceDriver::open(filename, options);
+    const auto own = apply_protocol_options(name(), options);
+    if (!own.ok()) return own.status();
+    return HostDeviceDriver::open(filename, *own);
   }
 
   absl::Status create(const std::string& filename, uint64_t length_bytes,

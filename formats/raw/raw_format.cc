@@ -6,9 +6,11 @@
 #include "absl/base/macros.h"
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "engine/node_options.h"
 #include "engine/sector.h"
 #include "formats/raw/announcing_driver.h"
 #include "formats/raw/raw_probe_guard.h"
+#include "formats/raw/window_driver.h"
 
 namespace spindle {
 
@@ -21,8 +23,20 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> RawFormat::open(
     const OpenContext&) const {
   if (options.snapshot.has_value())
     return absl::UnimplementedError("a raw image has no snapshots");
-  if (file->access_observer() != nullptr)
+  OptionMap own = options.driver_options;
+  absl::StatusOr<std::shared_ptr<BlockDriver>> window =
+      apply_window(file, &own);
+  if (!window.ok()) return window;
+  if (absl::Status status = refuse_left_options("format", name(), own);
+      !status.ok()) {
+    return status;
+  }
+  // A window announces what it does itself.
+  if (*window == file && file->access_observer() != nullptr) {
     file = std::make_shared<AnnouncingDriver>(std::move(file));
+  } else {
+    file = *std::move(window);
+  }
   if (!options.probed) return file;
   return std::make_shared<RawProbeGuard>(std::move(file), others_);
 }

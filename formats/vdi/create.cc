@@ -10,8 +10,8 @@
 #include "engine/byte_channel.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "engine/option_values.h"
 #include "engine/sector.h"
-#include "formats/options/option_values.h"
 
 namespace spindle::vdi {
 namespace {

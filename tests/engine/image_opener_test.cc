@@ -14,6 +14,8 @@
 #include "absl/strings/str_split.h"
 #include "engine/byte_channel.h"
 #include "engine/errors.h"
+#include "engine/image_name.h"
+#include "engine/node_options.h"
 #include "gtest/gtest.h"
 #include "tests/support/memory_driver.h"
 #include "tests/support/observing_driver.h"
@@ -52,6 +54,9 @@ class DiskProtocol : public StorageProtocol {
     if (found == disk_->files.end()) {
       return errno_status(ENOENT, absl::StrCat("open of '", filename, "'"));
     }
+    absl::Status status =
+        refuse_left_options("protocol", name_, options.driver_options);
+    if (!status.ok()) return status;
     disk_->opened.emplace_back(filename, options);
     return std::static_pointer_cast<BlockDriver>(found->second);
   }
@@ -167,6 +172,15 @@ class NotingFilter : public DriverFilter {
  public:
   absl::string_view name() const override { return "blkdebug"; }
   absl::string_view child_option() const override { return "image"; }
+  bool is_storage() const override { return true; }
+  // "blkdebug:RULES:FILENAME".
+  absl::StatusOr<NameMeaning> parse_name(
+      const std::string& name) const override {
+    const std::vector<std::string> parts =
+        absl::StrSplit(name, absl::MaxSplits(':', 2));
+    if (parts.size() < 3) return absl::InvalidArgumentError("no image path");
+    return NameMeaning{{{"rules", parts[1]}}, parts[2]};
+  }
   absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       std::shared_ptr<BlockDriver> child,
       const OpenOptions& options) const override {
@@ -406,27 +420,109 @@ TEST_F(ImageOpenerTest, FindsOnlyWhatTheOptionsDescribe) {
     return opener().open_nodes(options, {}).status();
   };
   EXPECT_TRUE(nodes({{"driver", "file"}, {"filename", "a"}}).ok());
-  expect_says(nodes({}), {"Unknown driver ''"});
-  expect_says(nodes({{"driver", "nobody"}}), {"Unknown driver 'nobody'"});
-  expect_says(nodes({{"driver", "file"}}), {"'file'", "'filename'"});
+  expect_says(nodes({}), {"not stated", "plain, link"});
+  expect_says(nodes({{"driver", "nobody"}}), {"'nobody'", "plain, link"});
+  expect_says(nodes({{"driver", "file"}}), {"'file'", "file name"});
   expect_says(nodes({{"driver", "file"}, {"filename", "a"}, {"x", "1"}}),
               {"'file'", "'x'"});
-  expect_says(nodes({{"driver", "link"}, {"filename", "a"}}),
-              {"'link'", "'filename'"});
-  expect_says(nodes({{"driver", "link"}}), {"\"file\"", "'link'"});
+  expect_says(nodes({{"driver", "link"}, {"filename", "a"}}), {"\"file\""});
+  expect_says(nodes({{"driver", "link"}}), {"\"file\""});
   expect_says(nodes({{"driver", "blkdebug"}, {"file.filename", "a"}}),
-              {"\"image\"", "'blkdebug'"});
+              {"\"image\""});
+  expect_says(nodes({{"driver", "link"}, {"file", "a"}}), {"'a'"});
+  expect_says(nodes({{"driver", "link"}, {"file", "a"}, {"file.x", "1"}}),
+              {"Cannot reference"});
   std::string deep = "filename";
   for (int i = 0; i < 100; ++i) deep = absl::StrCat("file.", deep);
   expect_says(nodes({{"driver", "link"}, {deep, "a"}}), {"nested"});
+}
+
+TEST_F(ImageOpenerTest, NamesMeanMoreOnlyWhereThePolicySaysSo) {
+  disk_.add("a", "LINK");
+  disk_.add("file:a", "data");
+  disk_.add("x:y", "data");
+  const ImageOpener::Policy qemu = {.probe_image = true,
+                                    .name_syntax = NameSyntax::kQemu};
+  ASSERT_TRUE(open("file:a", "", {.probe_image = true}).ok());
+  EXPECT_EQ(driver_->filename(), "file:a");
+  ASSERT_TRUE(open("file:a", "", qemu).ok());
+  EXPECT_EQ(driver_->filename(), "a");
+  expect_says(open("x:y", "", qemu), {"Unknown protocol 'x'"});
+  ASSERT_TRUE(
+      open("json:{\"driver\": \"link\", \"file\": {\"filename\": \"a\"}}", "",
+           qemu)
+          .ok());
+  EXPECT_EQ(driver_->format_name(), "link");
+  // What is stated beside it counts more.
+  expect_says(open("json:{\"driver\": \"link\"}", "nobody", qemu),
+              {"'nobody'"});
+}
+
+TEST_F(ImageOpenerTest, NamesInImagesMeanMoreOnlyWhereThePolicySaysSo) {
+  disk_.add("d/a", "LINK file:b plain");
+  disk_.add("b", "data");
+  disk_.add("d/j", "LINK json:{'file':{'filename':'b'}} plain");
+  expect_says(open("d/a", "link"), {"protocol prefix 'file:'"});
+  expect_says(open("d/j", "link"), {"protocol prefix 'json:'"});
+  const ImageOpener::Policy qemu = {.image_name_syntax = NameSyntax::kQemu};
+  for (const char* name : {"d/a", "d/j"}) {
+    ASSERT_TRUE(open(name, "link", qemu).ok()) << name;
+    EXPECT_EQ(driver_->backing()->filename(), "b");
+  }
+}
+
+TEST_F(ImageOpenerTest, WhatAnImageNamesCanBeReplaced) {
+  disk_.add("a", "LINK gone plain");
+  disk_.add("b", "data");
+  const auto backing_of = [this](OptionMap more) -> std::string {
+    more.insert({{"driver", "link"}, {"file.filename", "a"}});
+    const auto driver = opener().open_nodes(more, {});
+    if (!driver.ok()) return std::string(driver.status().message());
+    const auto backing = (*driver)->backing();
+    return backing == nullptr ? "none" : backing->filename();
+  };
+  EXPECT_EQ(
+      backing_of({{"backing.driver", "plain"}, {"backing.file.filename", "b"}}),
+      "b");
+  EXPECT_EQ(backing_of({{"backing", std::string(kNullOption)}}), "none");
+  EXPECT_NE(backing_of({{"backing", "node0"}}).find("'node0'"),
+            std::string::npos);
+  EXPECT_NE(backing_of({}).find("'gone'"), std::string::npos);
+}
+
+TEST_F(ImageOpenerTest, EachNodeHasOptionsOfItsOwn) {
+  disk_.add("a", "LINK b plain");
+  disk_.add("b", "data");
+  ASSERT_TRUE(opener()
+                  .open_nodes({{"driver", "link"},
+                               {"read-only", "on"},
+                               {"cache.direct", "on"},
+                               {"file.filename", "a"},
+                               {"file.cache.no-flush", "on"},
+                               {"backing.force-share", "on"}},
+                              {})
+                  .ok());
+  ASSERT_EQ(disk_.opened.size(), 2u);
+  const OpenOptions& top = disk_.opened[0].second;
+  const OpenOptions& below = disk_.opened[1].second;
+  EXPECT_TRUE(top.read_only && top.direct && top.no_flush);
+  EXPECT_FALSE(top.force_share);
+  EXPECT_TRUE(below.read_only && below.direct && below.force_share);
+  EXPECT_FALSE(below.no_flush);
+  expect_says(
+      opener()
+          .open_nodes({{"driver", "link"}, {"read-only", "perhaps"}}, {})
+          .status(),
+      {"'read-only'"});
 }
 
 TEST_F(ImageOpenerTest, ANameMayBeginWithBlkdebugUnlessAnImageGivesIt) {
   disk_.add("a", "LINK");
   ASSERT_TRUE(open("blkdebug:rules:a", "link").ok());
   ASSERT_TRUE(open("blkdebug::a", "link").ok());
-  EXPECT_EQ(filter_.noted, (std::vector<OptionMap>{{{"config", "rules"}}, {}}));
-  expect_says(open("blkdebug:a", "link"), {"blkdebug:CONFIG:FILENAME"});
+  EXPECT_EQ(filter_.noted,
+            (std::vector<OptionMap>{{{"rules", "rules"}}, {{"rules", ""}}}));
+  expect_says(open("blkdebug:a", "link"), {"no image path"});
   disk_.add("b", "LINK blkdebug:rules:a link");
   expect_says(open("b", "link"), {"protocol prefix 'blkdebug:'"});
   EXPECT_EQ(filter_.noted.size(), 2u);

@@ -21,7 +21,7 @@ TEST(FilterOptions, TakesWhatIsThereAndLeavesTheRest) {
   EXPECT_EQ(absent, 42u);
   EXPECT_TRUE(c);
   EXPECT_EQ(options.finish().message(),
-            "Block driver 'x' does not support the option 'd'");
+            "Block format 'x' does not support the option 'd'");
   EXPECT_EQ(options.take_text("d"), "t");
   EXPECT_EQ(options.take_text("d"), std::nullopt);
   EXPECT_TRUE(options.finish().ok());

@@ -1,4 +1,4 @@
-#include "formats/options/option_values.h"
+#include "engine/option_values.h"
 
 #include <gtest/gtest.h>
 
