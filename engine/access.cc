@@ -63,6 +63,14 @@ absl::string_view purpose_name(Purpose purpose) {
       return "cluster_free";
     case Purpose::kPwritevZero:
       return "pwritev_zero";
+    case Purpose::kPwritevRmwHead:
+      return "pwritev_rmw_head";
+    case Purpose::kPwritevRmwAfterHead:
+      return "pwritev_rmw_after_head";
+    case Purpose::kPwritevRmwTail:
+      return "pwritev_rmw_tail";
+    case Purpose::kPwritevRmwAfterTail:
+      return "pwritev_rmw_after_tail";
     case Purpose::kFlushToDisk:
       return "flush_to_disk";
     case Purpose::kSetLength:

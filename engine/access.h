@@ -45,6 +45,12 @@ enum class Purpose : uint8_t {
   kHeaderUpdate,
   kClusterFree,  // a freed cluster's hole is punched
   kPwritevZero,  // zeroes on behalf of the guest
+  // What an unaligned write does not cover at its ends is read (where units are
+  // longer than a sector).
+  kPwritevRmwHead,
+  kPwritevRmwAfterHead,
+  kPwritevRmwTail,
+  kPwritevRmwAfterTail,
   kFlushToDisk,
   kSetLength,
   kProbe,

@@ -13,6 +13,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
 #include "engine/errors.h"
+#include "engine/write_padding.h"
 
 // A "unit" below is one piece of the child's request alignment.
 //
@@ -195,30 +196,24 @@ absl::Status ByteChannel::write_aligned_held(const IoVector& qiov,
 absl::Status ByteChannel::write_ragged_held(const IoVector& qiov,
                                             uint64_t offset) {
   const uint64_t unit = limits_.request_alignment_bytes;
-  const uint64_t end = offset + qiov.length_bytes();
-  const uint64_t first_unit = align_down(offset, unit);
-  const uint64_t last_unit = align_down(end - 1, unit);
-  const uint64_t head = offset - first_unit;
-  const uint64_t tail = last_unit + unit - end;
+  const UnalignedWrite write{
+      .begin = offset, .end = offset + qiov.length_bytes(), .unit_bytes = unit};
   const uint64_t old_length = child_->length_bytes();
-  if (absl::Status status = make_room_held(end); !status.ok()) return status;
+  if (absl::Status status = make_room_held(write.end); !status.ok())
+    return status;
 
   const AlignedBufferPool::Lease padding = buffers_.take(2 * unit);
-  uint8_t* const head_data = padding.data();
-  uint8_t* tail_data = padding.data() + unit;
-  if (head > 0) {
-    absl::Status status = read_unit(first_unit, head_data, old_length);
-    if (!status.ok()) return status;
-  }
-  if (head > 0 && first_unit == last_unit) {
-    tail_data = head_data;
-  } else if (tail > 0) {
-    absl::Status status = read_unit(last_unit, tail_data, old_length);
-    if (!status.ok()) return status;
-  }
-  IoVector padded = IoVector::concatenate(IoVector(head_data, head), qiov);
-  padded.append(IoVector(tail_data + (unit - tail), tail));
-  return transfer(Direction::kWrite, padded, first_unit);
+  uint8_t* const head = padding.data();
+  uint8_t* const tail = write.has_one_unit() ? head : padding.data() + unit;
+  absl::Status status = read_padding(
+      write, observer_, head, tail,
+      [&](uint64_t at, uint8_t* to) { return read_unit(at, to, old_length); });
+  if (!status.ok()) return status;
+  IoVector padded =
+      IoVector::concatenate(IoVector(head, write.head_bytes()), qiov);
+  padded.append(
+      IoVector(tail + (unit - write.tail_bytes()), write.tail_bytes()));
+  return transfer(Direction::kWrite, padded, write.first_unit());
 }
 
 // Afterwards a write that ends at `end` is not cut short.

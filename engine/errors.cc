@@ -69,13 +69,17 @@ absl::StatusCode code_of(int error_number) {
 
 }  // namespace
 
+absl::Status with_errno(int error_number, absl::Status status) {
+  status.SetPayload(kErrnoPayload, absl::Cord(absl::StrCat(error_number)));
+  return status;
+}
+
 absl::Status errno_status(int error_number, absl::string_view what) {
   char buffer[128];
   const char* const text =
       strerror_text(strerror_r(error_number, buffer, sizeof(buffer)), buffer);
-  absl::Status status(code_of(error_number), absl::StrCat(what, ": ", text));
-  status.SetPayload(kErrnoPayload, absl::Cord(absl::StrCat(error_number)));
-  return status;
+  return with_errno(error_number, absl::Status(code_of(error_number),
+                                               absl::StrCat(what, ": ", text)));
 }
 
 std::optional<int> errno_of(const absl::Status& status) {

@@ -19,7 +19,14 @@ namespace spindle {
 // REQUIRES: error_number > 0.
 absl::Status errno_status(int error_number, absl::string_view what);
 
-// The errno that `status` carries, if it came from a system call.
+// `status`, with this errno for whoever must be told one.
+absl::Status with_errno(int error_number, absl::Status status);
+
+// `status`, with this errno for whoever must be told one.
+// REQUIRES: error_number > 0; !status.ok().
+absl::Status with_errno(int error_number, absl::Status status);
+
+// The errno that `status` carries, if it has one.
 std::optional<int> errno_of(const absl::Status& status);
 
 // The errno that a guest or a C caller should see for `status`: the one that it

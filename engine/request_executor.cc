@@ -6,6 +6,7 @@
 #include "absl/base/macros.h"
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "engine/write_padding.h"
 
 namespace spindle {
 namespace {
@@ -119,7 +120,7 @@ uint64_t RequestExecutor::transfer_end(uint64_t end) const {
 // ---- Requests ---------------------------------------------------------------
 
 bool RequestExecutor::must_be_durable(const RequestSpec& spec) const {
-  return spec.write_flags.fua || is_writethrough(cache_mode_);
+  return spec.write_flags.fua || is_writethrough(cache_mode());
 }
 
 uint64_t RequestExecutor::try_in_place(const RequestSpec& spec,
@@ -236,31 +237,27 @@ absl::Status RequestExecutor::put(const IoVector& qiov, uint64_t offset,
 // Reads the blocks at the two ends, and writes everything in one transfer.
 absl::Status RequestExecutor::put_ragged(const IoVector& qiov, uint64_t offset,
                                          Attempt* attempt) {
-  const uint64_t alignment = transfer_.limits().request_alignment_bytes;
-  const uint64_t begin = align_down(offset, alignment);
-  const uint64_t end = offset + qiov.length_bytes();
-  const uint64_t padded_end = align_up(end, alignment);
-  const Hold hold = hold_range(&ranges_, {begin, padded_end - begin},
-                               Mode::kExclusive, *attempt);
+  const uint64_t unit = transfer_.limits().request_alignment_bytes;
+  const UnalignedWrite write{
+      .begin = offset, .end = offset + qiov.length_bytes(), .unit_bytes = unit};
+  const uint64_t begin = write.first_unit();
+  const Hold hold =
+      hold_range(&ranges_, {begin, write.last_unit() + unit - begin},
+                 Mode::kExclusive, *attempt);
   if (!hold.held()) return give_up(attempt);
-  const AlignedBufferPool::Lease buffer = transfer_.take_buffer(2 * alignment);
+  const AlignedBufferPool::Lease buffer = transfer_.take_buffer(2 * unit);
   uint8_t* const head = buffer.data();
-  const bool one_block = padded_end - begin == alignment;
-  uint8_t* const tail = one_block ? head : head + alignment;
-  if (begin < offset || one_block) {
-    const absl::Status status =
-        transfer_.transfer(Direction::kRead, IoVector(head, alignment), begin);
-    if (!status.ok()) return status;
-  }
-  if (end < padded_end && !one_block) {
-    const absl::Status status = transfer_.transfer(
-        Direction::kRead, IoVector(tail, alignment), padded_end - alignment);
-    if (!status.ok()) return status;
-  }
-  IoVector padded(head, offset - begin);
+  uint8_t* const tail = write.has_one_unit() ? head : head + unit;
+  const absl::Status status = read_padding(
+      write, driver_->access_observer(), head, tail,
+      [&](uint64_t at, uint8_t* to) {
+        return transfer_.transfer(Direction::kRead, IoVector(to, unit), at);
+      });
+  if (!status.ok()) return status;
+  IoVector padded(head, write.head_bytes());
   padded.append(qiov);
   padded.append(
-      IoVector(tail + (alignment - (padded_end - end)), padded_end - end));
+      IoVector(tail + (unit - write.tail_bytes()), write.tail_bytes()));
   return transfer_.transfer(Direction::kWrite, padded, begin);
 }
 
@@ -317,9 +314,9 @@ absl::Status RequestExecutor::write_zeroes(ByteRange range,
                               {middle_end, range.end() - middle_end}};
   for (const ByteRange& ragged : pieces) {
     if (ragged.empty()) continue;
-    if (flags.no_fallback)
-      return absl::UnimplementedError("a ragged range must be written");
-    const absl::Status status = write_zeroes_ragged(ragged, attempt);
+    const absl::Status status =
+        flags.no_fallback ? write_zeroes_around(ragged, flags, attempt)
+                          : write_zeroes_ragged(ragged, attempt);
     if (!status.ok()) return status;
   }
   return write_zeroes_aligned({middle_begin, middle_end - middle_begin}, flags,
@@ -373,7 +370,35 @@ absl::Status RequestExecutor::write_zeroes_piece(ByteRange range,
       range.offset, transfer_end(range.end()) - range.offset);
 }
 
+// Quick where what is beside the range, in its unit, reads as zeroes: then that
+// becomes zero as a whole; or where a unit is the least that the driver makes
+// zero quickly anyhow.
 // REQUIRES: `range` lies within one block of the request alignment.
+absl::Status RequestExecutor::write_zeroes_around(ByteRange range,
+                                                  WriteZeroesFlags flags,
+                                                  Attempt* attempt) {
+  const uint64_t unit = transfer_.limits().request_alignment_bytes;
+  if (!capabilities_.has(Capability::kWriteZeroesNoFallback))
+    return absl::UnimplementedError("the driver cannot write zeroes quickly");
+  if (transfer_.limits().write_zeroes_alignment_bytes <= unit)
+    return write_zeroes_ragged(range, attempt);
+  const uint64_t begin = align_down(range.offset, unit);
+  const ByteRange units{
+      begin, std::min(align_up(range.end(), unit), length_bytes()) - begin};
+  const Hold hold = hold_range(&ranges_, units, Mode::kExclusive, *attempt);
+  if (!hold.held()) return give_up(attempt);
+  const absl::StatusOr<BlockStatus> status =
+      driver_->block_status(units, BlockStatusScope::kWholeChain);
+  if (!status.ok()) return status.status();
+  if (!status->zero || status->length < units.length)
+    return absl::UnimplementedError("a part of a sector must be written");
+  return driver_->write_zeroes(
+      units, {.may_unmap = flags.may_unmap &&
+                           capabilities_.has(Capability::kWriteZeroesMayUnmap),
+              .no_fallback = true});
+}
+
+// REQUIRES: as above.
 absl::Status RequestExecutor::write_zeroes_ragged(ByteRange range,
                                                   Attempt* attempt) {
   const AlignedBufferPool::Lease buffer = transfer_.take_buffer(range.length);
@@ -422,7 +447,8 @@ absl::StatusOr<BlockStatus> RequestExecutor::block_status(
 }
 
 absl::Status RequestExecutor::flush() {
-  if (cache_mode_ == CacheMode::kUnsafe || read_only()) return absl::OkStatus();
+  if (cache_mode() == CacheMode::kUnsafe || read_only())
+    return absl::OkStatus();
   return driver_->flush();
 }
 

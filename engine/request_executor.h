@@ -51,6 +51,12 @@ class RequestExecutor {
   Capabilities capabilities() const { return capabilities_; }
   void refresh();
 
+  CacheMode cache_mode() const {
+    return cache_mode_.load(std::memory_order_relaxed);
+  }
+  void set_cache_mode(CacheMode mode) {
+    cache_mode_.store(mode, std::memory_order_relaxed);
+  }
   void set_detect_zeroes(DetectZeroes mode) {
     detect_zeroes_.store(mode, std::memory_order_relaxed);
   }
@@ -108,6 +114,8 @@ class RequestExecutor {
   absl::Status write_zeroes_piece(ByteRange range, WriteZeroesFlags flags,
                                   Attempt* attempt);
   absl::Status write_zeroes_ragged(ByteRange range, Attempt* attempt);
+  absl::Status write_zeroes_around(ByteRange range, WriteZeroesFlags flags,
+                                   Attempt* attempt);
   absl::Status discard(ByteRange range, Attempt* attempt);
   absl::StatusOr<BlockStatus> block_status(ByteRange range,
                                            BlockStatusScope scope);
@@ -115,7 +123,7 @@ class RequestExecutor {
   bool must_be_durable(const RequestSpec& spec) const;
 
   BlockDriver* const driver_;
-  const CacheMode cache_mode_;
+  std::atomic<CacheMode> cache_mode_;
   DriverTransfer transfer_;
   Capabilities capabilities_;  // changed by refresh() only
   // What compressed writes are made of; likewise.

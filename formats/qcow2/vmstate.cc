@@ -1,11 +1,13 @@
 #include "formats/qcow2/vmstate.h"
 
 #include <algorithm>
+#include <cerrno>
 #include <optional>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 #include "formats/qcow2/image_size.h"
 #include "formats/qcow2/layout.h"
 
@@ -32,10 +34,12 @@ absl::StatusOr<ByteRange> VmState::place_of(ByteRange area) const {
       area.offset <= most - begin - area.length) {
     return ByteRange{begin + area.offset, area.length};
   }
-  return absl::OutOfRangeError(absl::StrCat(
-      "vmstate of ", area.length, " bytes at ", area.offset,
-      ", behind a disk of ", geometry.size_bytes, " bytes, ends beyond ", most,
-      ", the most that an L1 table can name"));
+  // A guest is told what QEMU tells it.
+  return with_errno(EFBIG, absl::OutOfRangeError(absl::StrCat(
+                               "vmstate of ", area.length, " bytes at ",
+                               area.offset, ", behind a disk of ",
+                               geometry.size_bytes, " bytes, ends beyond ",
+                               most, ", the most that an L1 table can name")));
 }
 
 absl::Status VmState::read(const IoVector& qiov, uint64_t position) {
