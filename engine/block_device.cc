@@ -95,6 +95,9 @@ uint64_t BlockDevice::length_bytes() const {
   return core_->requests().length_bytes();
 }
 bool BlockDevice::read_only() const { return core_->requests().read_only(); }
+CacheMode BlockDevice::cache_mode() const {
+  return core_->requests().cache_mode();
+}
 BlockDriver& BlockDevice::driver() const { return core_->driver(); }
 CompletionQueue& BlockDevice::completion_queue() const {
   return core_->completion_queue();
@@ -277,8 +280,9 @@ size_t BlockDevice::reap(absl::Span<Completion> out) {
 
 absl::Status BlockDevice::drain() { return core_->drain(); }
 absl::Status BlockDevice::close() { return core_->close(); }
-absl::Status BlockDevice::reopen(const ReopenOptions& options) {
-  return core_->reopen(options);
+absl::Status BlockDevice::reopen(const ReopenOptions& options,
+                                 std::optional<CacheMode> cache_mode) {
+  return core_->reopen(options, cache_mode);
 }
 absl::Status BlockDevice::amend(const AmendOptions& options) {
   return core_->amend(options);

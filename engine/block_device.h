@@ -27,6 +27,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/status.h"
@@ -88,6 +89,7 @@ class BlockDevice {
 
   uint64_t length_bytes() const;
   bool read_only() const;
+  CacheMode cache_mode() const;
   BlockDriver& driver() const;
   CompletionQueue& completion_queue() const;
 
@@ -176,10 +178,12 @@ class BlockDevice {
   // Errors: kFailedPrecondition inside a callback of this device.
   absl::Status close();
 
-  // Drains, then changes what can be changed on an open device.  Requests that
+  // Drains, then changes what can be changed on an open device, its cache mode
+  // included (which then decides about `direct` and `no_flush`).  Requests that
   // are submitted meanwhile wait.
   // Errors: kFailedPrecondition inside a callback of this device.
-  absl::Status reopen(const ReopenOptions& options);
+  absl::Status reopen(const ReopenOptions& options,
+                      std::optional<CacheMode> cache_mode = std::nullopt);
 
   // Drains, and changes what the image is (BlockDriver::amend()); requests that
   // are submitted meanwhile wait.

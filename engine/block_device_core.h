@@ -71,7 +71,8 @@ class BlockDevice::Core final : public RequestOwner {
   void shut_down();
   absl::Status drain();
   absl::Status close();
-  absl::Status reopen(const ReopenOptions& options);
+  absl::Status reopen(ReopenOptions options,
+                      std::optional<CacheMode> cache_mode);
   absl::Status amend(const AmendOptions& options);
   absl::Status apply_snapshot(absl::string_view snapshot);
   absl::Status set_length(uint64_t length_bytes, Preallocation preallocation);

@@ -88,7 +88,8 @@ absl::Status BlockDevice::Core::change_quiescent(
   return status;
 }
 
-absl::Status BlockDevice::Core::reopen(const ReopenOptions& options) {
+absl::Status BlockDevice::Core::reopen(ReopenOptions options,
+                                       std::optional<CacheMode> cache_mode) {
   if (absl::Status inside = refuse_inside_callback("reopen"); !inside.ok())
     return inside;
   return change_quiescent([&] {
@@ -96,7 +97,17 @@ absl::Status BlockDevice::Core::reopen(const ReopenOptions& options) {
       return absl::UnimplementedError(absl::StrCat(
           "the ", driver_->format_name(), " driver cannot be reopened"));
     }
-    return driver_->reopen(options);
+    if (cache_mode.has_value()) {
+      OpenOptions before, after;
+      apply_cache_mode(requests_.cache_mode(), &before);
+      apply_cache_mode(*cache_mode, &after);
+      if (before.direct != after.direct) options.direct = after.direct;
+      if (before.no_flush != after.no_flush) options.no_flush = after.no_flush;
+    }
+    absl::Status status = driver_->reopen(options);
+    if (status.ok() && cache_mode.has_value())
+      requests_.set_cache_mode(*cache_mode);
+    return status;
   });
 }
 

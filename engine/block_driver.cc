@@ -1,5 +1,6 @@
 #include "engine/block_driver.h"
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 
 namespace spindle {
@@ -114,6 +115,27 @@ absl::Status BlockDriver::read_vmstate(const IoVector&, uint64_t) {
 
 absl::Status BlockDriver::write_vmstate(const IoVector&, uint64_t) {
   return unimplemented(*this, "vmstate");
+}
+
+ReopenOptions ReopenOptions::take_below(
+    absl::Span<const absl::string_view> names) {
+  ReopenOptions below = *this;
+  below.driver_options.clear();
+  for (const absl::string_view name : names) {
+    const std::string prefix = absl::StrCat(name, ".");
+    for (auto it = driver_options.lower_bound(prefix);
+         it != driver_options.end() && absl::StartsWith(it->first, prefix);) {
+      below.driver_options[it->first.substr(prefix.size())] = it->second;
+      it = driver_options.erase(it);
+    }
+  }
+  return below;
+}
+
+absl::Status ReopenOptions::refuse_options() const {
+  if (driver_options.empty()) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "Cannot change the option '", driver_options.begin()->first, "'"));
 }
 
 absl::Status BlockDriver::reopen(const ReopenOptions&) {

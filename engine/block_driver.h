@@ -27,6 +27,7 @@
 #define SPINDLE_ENGINE_BLOCK_DRIVER_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,6 +37,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/types/span.h"
 #include "engine/access.h"
 #include "engine/amend.h"
 #include "engine/dirty_bitmap.h"
@@ -161,9 +163,21 @@ enum class Preallocation {
   kFull,      // ... and written with zeroes
 };
 
-// What must be asked for anew when a driver is reopened.
+// What must be asked for anew when a driver is reopened, and what may change;
+// what is absent stays as it is.
 struct ReopenOptions {
   bool read_only = false;
+  // As in OpenOptions.  REQUIRES: no request is in flight if `direct` changes.
+  std::optional<bool> direct = std::nullopt;
+  std::optional<bool> no_flush = std::nullopt;
+  // The driver's own; those of the driver below begin with its name ("file.").
+  std::map<std::string, std::string> driver_options = {};
+
+  // Takes out what is for the driver below, under whichever of `names`.
+  ReopenOptions take_below(absl::Span<const absl::string_view> names);
+  // Of a driver that can change none of its own.
+  // Errors: kInvalidArgument names the first one that is left.
+  absl::Status refuse_options() const;
 };
 
 // Which file a driver stores to: two drivers with the same identity would
@@ -248,6 +262,9 @@ class BlockDriver {
   virtual std::optional<StorageIdentity> identity() const {
     return std::nullopt;
   }
+  // The driver of its own file, or the one that it filters: its own, and there
+  // as long as it is itself.  Null if there is none.
+  virtual BlockDriver* below() const { return nullptr; }
   // The driver whose content shows through where this one has none.
   virtual std::shared_ptr<BlockDriver> backing() const { return nullptr; }
   // The file that its guest data live in, and that the host offsets of

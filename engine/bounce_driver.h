@@ -52,6 +52,7 @@ class BounceDriver : public BlockDriver {
   std::optional<StorageIdentity> identity() const override {
     return linear_->identity();
   }
+  BlockDriver* below() const override { return linear_->below(); }
 
   absl::Status discard(ByteRange range) override
       ABSL_LOCKS_EXCLUDED(one_at_a_time_);

@@ -138,7 +138,11 @@ absl::Status FilterDriver::merge_bitmap(absl::string_view name,
 }
 
 absl::Status FilterDriver::reopen(const ReopenOptions& options) {
-  return child_->reopen(options);
+  // Filters that nobody asked for by name (raw's guard) have no prefix.
+  ReopenOptions own = options;
+  ReopenOptions below = own.take_below({"file", "image"});
+  below.driver_options.merge(own.driver_options);
+  return child_->reopen(below);
 }
 absl::Status FilterDriver::inactivate() { return child_->inactivate(); }
 absl::Status FilterDriver::activate() { return child_->activate(); }

@@ -44,6 +44,7 @@ class FilterDriver : public BlockDriver {
   // The child's, under this driver's format_name().
   ImageInfo info() const override;
   std::optional<StorageIdentity> identity() const override;
+  BlockDriver* below() const override { return child_.get(); }
   std::shared_ptr<BlockDriver> backing() const override;
   std::shared_ptr<BlockDriver> data_file() const override;
   AccessObserver* access_observer() override;

@@ -64,6 +64,8 @@ class LinearDriver {
   virtual std::optional<StorageIdentity> identity() const {
     return std::nullopt;
   }
+  // As BlockDriver::below().
+  virtual BlockDriver* below() const { return nullptr; }
   // Adds what it knows to the format, name and size that stand there.
   virtual void add_to_info(ImageInfo* info) const { static_cast<void>(info); }
 

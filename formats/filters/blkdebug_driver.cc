@@ -214,6 +214,13 @@ class BlkdebugFilter final : public DriverFilter {
 
 }  // namespace
 
+BlkdebugDriver* find_blkdebug(BlockDriver* top) {
+  for (BlockDriver* driver = top; driver != nullptr; driver = driver->below()) {
+    if (auto* blkdebug = dynamic_cast<BlkdebugDriver*>(driver)) return blkdebug;
+  }
+  return nullptr;
+}
+
 const DriverFilter* blkdebug_filter() {
   static const auto* const filter = new BlkdebugFilter;
   return filter;

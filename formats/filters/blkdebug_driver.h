@@ -60,6 +60,10 @@ class BlkdebugDriver final : public FilterDriver, private AccessObserver {
   BlkdebugRules rules_;
 };
 
+// The blkdebug that `top`, or what it stores to, goes through: what raises
+// events for the images above it.  Null if there is none.
+BlkdebugDriver* find_blkdebug(BlockDriver* top);
+
 // Options: config, inject-error.N.*, set-state.N.*, align, max-transfer,
 // opt-write-zero, max-write-zero, opt-discard, max-discard, seed.  The driver
 // below is "image".

@@ -77,6 +77,7 @@ std::vector<std::shared_ptr<Suspension>> BlkdebugRules::raise_locked(
       continue;
     }
     due.push_back(std::make_shared<Suspension>());
+    newly_suspended_.push_back(it->tag);
     suspended_.push_back({std::move(it->tag), due.back()});
     it = breakpoints_.erase(it);
   }
@@ -126,17 +127,19 @@ absl::Status BlkdebugRules::resume(const std::string& tag) {
   return absl::OkStatus();
 }
 
-absl::Status BlkdebugRules::remove_breakpoint(const std::string& tag) {
+absl::Status BlkdebugRules::remove_breakpoint(const std::string& tag,
+                                              size_t* resumed) {
   absl::MutexLock lock(&mutex_);
-  const size_t before = breakpoints_.size() + suspended_.size();
-  std::erase_if(breakpoints_,
-                [&](const Breakpoint& point) { return point.tag == tag; });
-  std::erase_if(suspended_, [&](const Suspended& suspended) {
-    if (suspended.tag == tag) suspended.suspension->resume();
-    return suspended.tag == tag;
-  });
-  return breakpoints_.size() + suspended_.size() == before ? not_found(tag)
-                                                           : absl::OkStatus();
+  const size_t removed = std::erase_if(
+      breakpoints_,
+      [&](const Breakpoint& breakpoint) { return breakpoint.tag == tag; });
+  const size_t let_go =
+      std::erase_if(suspended_, [&](const Suspended& suspended) {
+        if (suspended.tag == tag) suspended.suspension->resume();
+        return suspended.tag == tag;
+      });
+  if (resumed != nullptr) *resumed = let_go;
+  return removed == 0 ? not_found(tag) : absl::OkStatus();
 }
 
 void BlkdebugRules::resume_all() {
@@ -158,11 +161,26 @@ bool BlkdebugRules::is_suspended(const std::string& tag) const {
 }
 
 void BlkdebugRules::wait_until_suspended(const std::string& tag) const {
+  wait_until_suspended(tag, absl::InfiniteDuration());
+}
+
+bool BlkdebugRules::wait_until_suspended(const std::string& tag,
+                                         absl::Duration timeout) const {
   const auto suspended = [this, &tag]() ABSL_SHARED_LOCKS_REQUIRED(mutex_) {
     return is_suspended_locked(tag);
   };
   absl::MutexLock lock(&mutex_);
-  mutex_.Await(absl::Condition(&suspended));
+  return mutex_.AwaitWithTimeout(absl::Condition(&suspended), timeout);
+}
+
+size_t BlkdebugRules::suspended_count() const {
+  absl::MutexLock lock(&mutex_);
+  return suspended_.size();
+}
+
+std::vector<std::string> BlkdebugRules::take_newly_suspended() {
+  absl::MutexLock lock(&mutex_);
+  return std::exchange(newly_suspended_, {});
 }
 
 }  // namespace spindle

@@ -12,6 +12,7 @@
 #ifndef SPINDLE_FORMATS_FILTERS_BLKDEBUG_RULES_H_
 #define SPINDLE_FORMATS_FILTERS_BLKDEBUG_RULES_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <optional>
@@ -23,6 +24,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "engine/sector.h"
 #include "engine/suspension.h"
 #include "formats/filters/blkdebug_events.h"
@@ -73,15 +75,26 @@ class BlkdebugRules {
   // Stops the thread that next raises `event`.  Several may have one tag.
   void set_breakpoint(BlkdebugEvent event, const std::string& tag)
       ABSL_LOCKS_EXCLUDED(mutex_);
-  // Both let go on what is stopped at `tag`: the one that stopped first, or all
-  // of them, and the breakpoint is gone.
+  // Lets go on what stopped first at `tag`.
   // Errors: kNotFound.
   absl::Status resume(const std::string& tag) ABSL_LOCKS_EXCLUDED(mutex_);
-  absl::Status remove_breakpoint(const std::string& tag)
+  // Of breakpoints that nothing has reached yet; what is stopped at `tag` goes
+  // on, all of it, and is counted in `resumed`.
+  // Errors: kNotFound if there was no such breakpoint; what was stopped goes on
+  // all the same.
+  absl::Status remove_breakpoint(const std::string& tag,
+                                 size_t* resumed = nullptr)
       ABSL_LOCKS_EXCLUDED(mutex_);
   bool is_suspended(const std::string& tag) const ABSL_LOCKS_EXCLUDED(mutex_);
   void wait_until_suspended(const std::string& tag) const
       ABSL_LOCKS_EXCLUDED(mutex_);
+  // False if nothing stopped at `tag` in that time.
+  bool wait_until_suspended(const std::string& tag,
+                            absl::Duration timeout) const
+      ABSL_LOCKS_EXCLUDED(mutex_);
+  size_t suspended_count() const ABSL_LOCKS_EXCLUDED(mutex_);
+  // The tags at which something has stopped since the last call, in order.
+  std::vector<std::string> take_newly_suspended() ABSL_LOCKS_EXCLUDED(mutex_);
   // Lets everything go on, and forgets all breakpoints.
   void resume_all() ABSL_LOCKS_EXCLUDED(mutex_);
 
@@ -123,6 +136,7 @@ class BlkdebugRules {
   std::vector<std::shared_ptr<ErrorRule>> active_ ABSL_GUARDED_BY(mutex_);
   std::vector<Breakpoint> breakpoints_ ABSL_GUARDED_BY(mutex_);
   std::vector<Suspended> suspended_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::string> newly_suspended_ ABSL_GUARDED_BY(mutex_);
   std::mt19937_64 random_ ABSL_GUARDED_BY(mutex_);
 };
 

@@ -264,7 +264,7 @@ absl::Status CopyOnReadDriver::amend(const AmendOptions& options) {
 
 absl::Status CopyOnReadDriver::reopen(const ReopenOptions& options) {
   const Hold hold(&ranges_, kWholeImage, Mode::kShared);
-  return child().reopen(options);
+  return FilterDriver::reopen(options);
 }
 
 absl::Status CopyOnReadDriver::inactivate() {

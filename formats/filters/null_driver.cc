@@ -73,6 +73,8 @@ absl::StatusOr<BlockStatus> NullDriver::block_status(ByteRange range,
 }
 
 absl::Status NullDriver::reopen(const ReopenOptions& options) {
+  if (absl::Status status = options.refuse_options(); !status.ok())
+    return status;
   read_only_.store(options.read_only);
   return absl::OkStatus();
 }

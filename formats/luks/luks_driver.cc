@@ -141,7 +141,17 @@ absl::Status LuksDriver::amend(const AmendOptions& options) {
 }
 
 absl::Status LuksDriver::reopen(const ReopenOptions& options) {
-  return file_->reopen(options);
+  ReopenOptions own = options;
+  const ReopenOptions below = own.take_below({"file"});
+  absl::Status status = own.refuse_options();
+  if (!status.ok()) return status;
+  // The channel over the file goes by its alignment.
+  if (options.direct.has_value()) {
+    return absl::UnimplementedError(
+        "luks: whether the page cache is bypassed cannot be changed while the "
+        "volume is open");
+  }
+  return file_->reopen(below);
 }
 
 }  // namespace spindle::luks

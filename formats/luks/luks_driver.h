@@ -50,6 +50,7 @@ class LuksDriver final : public BlockDriver {
   std::optional<StorageIdentity> identity() const override {
     return file_->identity();
   }
+  BlockDriver* below() const override { return file_.get(); }
   AccessObserver* access_observer() override {
     return file_->access_observer();
   }

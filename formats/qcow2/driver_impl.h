@@ -83,6 +83,7 @@ class Qcow2Driver final : public BlockDriver {
   std::optional<StorageIdentity> identity() const override {
     return file_->identity();
   }
+  BlockDriver* below() const override { return file_.get(); }
   std::shared_ptr<BlockDriver> backing() const override { return backing_; }
   std::shared_ptr<BlockDriver> data_file() const override {
     return files_.data_file;
@@ -195,12 +196,20 @@ class Qcow2Driver final : public BlockDriver {
 
   // What activate() does once it has the locks.
   absl::Status load_again();
+  // What reopen() does about all but read_only, and about that.  On error it is
+  // as it was.
+  absl::Status change_options(ReopenOptions options);
+  absl::Status change_access(bool to_read_only);
+  // Reads the image anew with `options`, after its files were reopened.
+  absl::Status load_with(const OpenOptions& options,
+                         const ImageFiles::Reopening& files);
+  ImageFiles::Reopening current_access() const;
 
   const ImageFiles files_;
   const std::unique_ptr<Encryption> encryption_;
   const std::shared_ptr<BlockDriver> file_;
   const std::shared_ptr<BlockDriver> backing_;
-  const OpenOptions options_;
+  OpenOptions options_;  // changes inside the closed gate
   const LogSink log_;
   std::atomic<bool> read_only_;
 

@@ -14,25 +14,91 @@
 #include "formats/qcow2/driver_impl.h"
 #include "formats/qcow2/image_files.h"
 #include "formats/qcow2/layout.h"
+#include "formats/qcow2/runtime_options.h"
 #include "formats/qcow2/snapshot_table.h"
 
 namespace spindle::qcow2 {
+
+ImageFiles::Reopening Qcow2Driver::current_access() const {
+  const ReopenOptions access{.read_only = read_only(),
+                             .direct = options_.direct,
+                             .no_flush = options_.no_flush};
+  ImageFiles::Reopening all{.file = access, .data_file = access, .backing = {}};
+  if (backing_ != nullptr &&
+      backing_->capabilities().has(Capability::kReopen)) {
+    all.backing = access;
+    all.backing->read_only = backing_->read_only();
+  }
+  return all;
+}
+
+absl::Status Qcow2Driver::load_with(const OpenOptions& options,
+                                    const ImageFiles::Reopening& files) {
+  absl::Status status = files_.reopen(files, current_access());
+  if (!status.ok()) return status;
+  options_ = options;
+  parts_.reset();
+  const absl::StatusOr<Header> header =
+      read_shown_header(file_.get(), options_);
+  return header.ok() ? load_parts(*header) : header.status();
+}
+
+absl::Status Qcow2Driver::change_options(ReopenOptions options) {
+  options.read_only = read_only();
+  const ImageFiles::Reopening files = files_.take_reopening(&options);
+  OpenOptions after = options_;
+  after.direct = options.direct.value_or(after.direct);
+  after.no_flush = options.no_flush.value_or(after.no_flush);
+  for (const auto& [name, value] : options.driver_options)
+    after.driver_options[name] = value;
+  absl::Status status = parse_runtime_options(after, header_).status();
+  if (status.ok() && !read_only()) status = parts_->image->rounds().settle();
+  if (!status.ok()) return status;
+  const OpenOptions before = options_;
+  const ImageFiles::Reopening undo = current_access();
+  status = load_with(after, files);
+  if (!status.ok()) load_with(before, undo).IgnoreError();
+  return status;
+}
 
 absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
   // Nothing may be in flight while what is allowed changes: closed for a flush
   // and the child's own reopen.
   const Gate::Closure closed(&gate_);
   if (parts_ == nullptr) return inactive_error();
+  const bool has_options = options.direct.has_value() ||
+                           options.no_flush.has_value() ||
+                           !options.driver_options.empty();
+  if (!has_options) return change_access(options.read_only);
+  const OpenOptions before = options_;
+  const ImageFiles::Reopening undo = current_access();
+  absl::Status status = change_options(options);
+  if (!status.ok() || options.read_only == read_only()) return status;
+  status = change_access(options.read_only);
+  // The first error counts.
+  if (!status.ok()) load_with(before, undo).IgnoreError();
+  return status;
+}
+
+absl::Status Qcow2Driver::change_access(bool to_read_only) {
+  const auto reopen_files = [this](bool files_read_only) {
+    return files_.reopen({.file = {.read_only = files_read_only},
+                          .data_file = {.read_only = files_read_only},
+                          .backing = {}},
+                         {.file = {.read_only = read_only()},
+                          .data_file = {.read_only = read_only()},
+                          .backing = {}});
+  };
   // The file is opened anew all the same: that forgets a failed flush.
-  if (options.read_only == read_only()) return files_.reopen(options);
+  if (to_read_only == read_only()) return reopen_files(to_read_only);
   if (options_.snapshot.has_value()) {
     return absl::FailedPreconditionError(
         "the image shows a snapshot, which can be opened for reading only");
   }
   Image& image = *parts_->image;
-  if (options.read_only) {
+  if (to_read_only) {
     absl::Status status = parts_->finish_writing();
-    if (status.ok()) status = files_.reopen(options);
+    if (status.ok()) status = reopen_files(true);
     // Where it cannot go on with bitmaps that follow, it does not write.
     const bool goes_on = !status.ok() && parts_->bitmaps.mark_in_use().ok();
     read_only_.store(!goes_on, std::memory_order_release);
@@ -45,11 +111,11 @@ absl::Status Qcow2Driver::reopen(const ReopenOptions& options) {
         "is repaired when it is opened for writing, not when it is reopened");
   }
   if (status.ok()) status = image.corruption().writes_allowed();
-  if (status.ok()) status = files_.reopen(options);
+  if (status.ok()) status = reopen_files(false);
   if (!status.ok()) return status;
   status = parts_->prepare_for_writing();
   if (!status.ok()) {
-    files_.reopen(ReopenOptions{.read_only = true}).IgnoreError();
+    reopen_files(true).IgnoreError();
     return status;
   }
   read_only_.store(false, std::memory_order_release);

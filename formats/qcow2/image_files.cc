@@ -107,14 +107,41 @@ bool ImageFiles::can(Capability capability) const {
          (data_file == nullptr || data_file->capabilities().has(capability));
 }
 
-absl::Status ImageFiles::reopen(const ReopenOptions& options) const {
+ImageFiles::Reopening ImageFiles::take_reopening(ReopenOptions* options) const {
+  Reopening parts{.file = options->take_below({"file"}),
+                  .data_file = options->take_below({"data-file"}),
+                  .backing = std::nullopt};
+  ReopenOptions of_backing = options->take_below({"backing"});
+  const bool concerns_all =
+      options->direct.has_value() || options->no_flush.has_value();
+  if (backing == nullptr) {
+    // Refused as the image's own.
+    for (const auto& [name, value] : of_backing.driver_options)
+      options->driver_options[absl::StrCat("backing.", name)] = value;
+  } else if (!of_backing.driver_options.empty() ||
+             (concerns_all &&
+              backing->capabilities().has(Capability::kReopen))) {
+    of_backing.read_only = backing->read_only();
+    parts.backing = std::move(of_backing);
+  }
+  return parts;
+}
+
+absl::Status ImageFiles::reopen(const Reopening& options,
+                                const Reopening& before) const {
   std::vector<BlockDriver*> drivers;
+  if (options.backing.has_value()) drivers.push_back(backing.get());
   if (data_file != nullptr) drivers.push_back(data_file.get());
   drivers.push_back(file.get());
-  const ReopenOptions before{.read_only = file->read_only()};
+  const auto apply = [this](const Reopening& parts, BlockDriver& driver) {
+    if (&driver == file.get()) return driver.reopen(parts.file);
+    if (&driver == data_file.get()) return driver.reopen(parts.data_file);
+    return parts.backing.has_value() ? driver.reopen(*parts.backing)
+                                     : absl::OkStatus();
+  };
   return all_or_none(
-      drivers, [&](BlockDriver& driver) { return driver.reopen(options); },
-      [&](BlockDriver& driver) { return driver.reopen(before); });
+      drivers, [&](BlockDriver& driver) { return apply(options, driver); },
+      [&](BlockDriver& driver) { return apply(before, driver); });
 }
 
 absl::Status ImageFiles::inactivate() const {

@@ -10,6 +10,7 @@
 #define SPINDLE_FORMATS_QCOW2_IMAGE_FILES_H_
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -32,9 +33,16 @@ struct ImageFiles {
   // Those that hold the image itself can all do that.
   bool can(Capability capability) const;
 
-  // Of all or of none; the first error counts.  reopen() leaves the backing
-  // file alone.
-  absl::Status reopen(const ReopenOptions& options) const;
+  // What reopen() does to each.
+  struct Reopening {
+    ReopenOptions file;
+    ReopenOptions data_file;
+    std::optional<ReopenOptions> backing;  // nothing: it stays as it is
+  };
+  // Takes what is for one of them out of `options`.
+  Reopening take_reopening(ReopenOptions* options) const;
+  // Of all or of none; the first error counts.  `before` undoes it.
+  absl::Status reopen(const Reopening& options, const Reopening& before) const;
   absl::Status inactivate() const;
   absl::Status activate() const;
   // Of all, whatever happens.

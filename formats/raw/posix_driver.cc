@@ -125,7 +125,12 @@ void PosixDriver::relearn_length() {
 }
 
 absl::Status PosixDriver::reopen(const ReopenOptions& options) {
-  return file_->reopen(options.read_only);
+  absl::Status status = options.refuse_options();
+  if (status.ok()) status = file_->reopen(options);
+  if (!status.ok() || !options.direct.has_value()) return status;
+  unit_bytes_ = file_->unit_bytes();
+  try_read_.store(initial_try_read(), std::memory_order_relaxed);
+  return status;
 }
 
 absl::Status PosixDriver::inactivate() {

@@ -76,7 +76,7 @@ class PosixDriver : public BlockDriver {
   const std::unique_ptr<PosixFile> file_;
   // Copies of what every request needs.
   const int fd_;
-  const uint32_t unit_bytes_;
+  uint32_t unit_bytes_;  // changes while no request is in flight
   // What the file is known to have.  Grows with each write beyond it.
   std::atomic<uint64_t> length_bytes_;
   // Becomes kNever once the kernel has said that it does not know RWF_NOWAIT

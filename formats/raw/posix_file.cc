@@ -71,7 +71,9 @@ PosixFile::PosixFile(const std::string& filename, PosixFileKind kind,
     : filename_(filename),
       kind_(kind),
       options_(options),
-      read_only_(options.read_only) {}
+      direct_(options.direct),
+      read_only_(options.read_only),
+      no_flush_(options.no_flush) {}
 
 absl::StatusOr<std::unique_ptr<PosixFile>> PosixFile::open(
     const std::string& filename, PosixFileKind kind,
@@ -104,9 +106,9 @@ absl::Status PosixFile::check_kind(unsigned mode) const {
                                 "' to be either a character or block device"));
 }
 
-int PosixFile::open_flags(bool read_only) const {
-  return (read_only ? O_RDONLY : O_RDWR) | (options_.direct ? O_DIRECT : 0) |
-         O_CLOEXEC | O_NOCTTY;
+int PosixFile::open_flags(bool read_only, bool direct) {
+  return (read_only ? O_RDONLY : O_RDWR) | (direct ? O_DIRECT : 0) | O_CLOEXEC |
+         O_NOCTTY;
 }
 
 absl::Status PosixFile::open_first() {
@@ -118,7 +120,7 @@ absl::Status PosixFile::open_first() {
   absl::Status status = check_kind(facts.st_mode);
   if (!status.ok()) return status;
 
-  const int flags = open_flags(options_.read_only);
+  const int flags = open_flags(options_.read_only, direct_);
   fd_ = OwnedFd(
       open_retrying(filename_, flags | O_NONBLOCK));  // would hang on a FIFO
   if (!fd_.valid()) return open_error(errno, flags, filename_);
@@ -139,14 +141,14 @@ absl::Status PosixFile::learn_facts() {
   on_tmpfs_ = kind_ == PosixFileKind::kRegular &&
               ::fstatfs(fd_number_, &file_system) == 0 &&
               file_system.f_type == TMPFS_MAGIC;
-  if (!options_.direct) return absl::OkStatus();
+  if (!direct_) return absl::OkStatus();
 
   const absl::StatusOr<uint32_t> alignment =
       find_direct_io_alignment(fd_number_, filename_);
   if (!alignment.ok()) return alignment.status();
   unit_bytes_ = *alignment;
   absl::StatusOr<OwnedFd> twin =
-      open_again(open_flags(options_.read_only) & ~O_DIRECT);
+      open_again(open_flags(options_.read_only, /*direct=*/false));
   if (!twin.ok()) return twin.status();
   buffered_fd_ = *std::move(twin);
   buffered_fd_number_ = buffered_fd_.get();
@@ -194,13 +196,47 @@ absl::Status PosixFile::release_locks() {
 }
 
 absl::Status PosixFile::flush() {
-  if (options_.no_flush) return absl::OkStatus();
+  if (no_flush_.load(std::memory_order_relaxed)) return absl::OkStatus();
   const int error_number = sync_rounds_.sync(fd_number_);
   if (error_number != 0) return error(error_number, "fdatasync");
   return absl::OkStatus();
 }
 
-absl::Status PosixFile::reopen(bool read_only) {
+absl::StatusOr<PosixFile::Successor> PosixFile::open_successor(
+    bool read_only, bool direct) const {
+  Successor successor;
+  absl::StatusOr<OwnedFd> fd = open_again(open_flags(read_only, direct));
+  if (!fd.ok()) return fd.status();
+  successor.fd = *std::move(fd);
+  if (!direct) return successor;
+  const absl::StatusOr<uint32_t> alignment =
+      find_direct_io_alignment(successor.fd.get(), filename_);
+  if (!alignment.ok()) return alignment.status();
+  successor.unit_bytes = *alignment;
+  absl::StatusOr<OwnedFd> twin = open_again(open_flags(read_only, false));
+  if (!twin.ok()) return twin.status();
+  successor.twin = *std::move(twin);
+  return successor;
+}
+
+absl::Status PosixFile::put_in_place(Successor successor, bool direct) {
+  if (direct && direct_ &&
+      dup3_retrying(successor.twin.get(), buffered_fd_number_) < 0)
+    return error(errno, "dup3");
+  if (dup3_retrying(successor.fd.get(), fd_number_) < 0)
+    return error(errno, "dup3");
+  if (direct == direct_) return absl::OkStatus();
+  // Nobody else looks at these now.
+  direct_ = direct;
+  unit_bytes_ = successor.unit_bytes;
+  buffered_fd_ = std::move(successor.twin);
+  buffered_fd_number_ = direct ? buffered_fd_.get() : fd_number_;
+  return absl::OkStatus();
+}
+
+absl::Status PosixFile::reopen(const ReopenOptions& options) {
+  const bool read_only = options.read_only;
+  const bool direct = options.direct.value_or(direct_);
   if (options_.force_share && !read_only) {
     return absl::InvalidArgumentError(absl::StrCat(
         "'", filename_, "' was opened with force_share and stays read-only"));
@@ -211,26 +247,14 @@ absl::Status PosixFile::reopen(bool read_only) {
     if (!status.ok()) return status;
   }
   absl::MutexLock lock(&mutex_);
-  const int flags = open_flags(read_only);
-  absl::StatusOr<OwnedFd> fd = open_again(flags);
-  if (!fd.ok()) return fd.status();
-  OwnedFd twin;
-  if (options_.direct) {
-    absl::StatusOr<OwnedFd> opened = open_again(flags & ~O_DIRECT);
-    if (!opened.ok()) return opened.status();
-    twin = *std::move(opened);
-  }
+  absl::StatusOr<Successor> successor = open_successor(read_only, direct);
+  if (!successor.ok()) return successor.status();
   // Asked through the old descriptor, whose own locks are no conflict; the new
   // one then takes the same locks, which are all shared.
   const FileUse use = use_for(read_only);
   absl::Status status = change_file_locks(fd_number_, use_, use, filename_);
-  if (status.ok()) status = set_file_locks(fd->get(), use, filename_);
-  if (status.ok() && twin.valid() &&
-      dup3_retrying(twin.get(), buffered_fd_number_) < 0) {
-    status = error(errno, "dup3");
-  }
-  if (status.ok() && dup3_retrying(fd->get(), fd_number_) < 0)
-    status = error(errno, "dup3");
+  if (status.ok()) status = set_file_locks(successor->fd.get(), use, filename_);
+  if (status.ok()) status = put_in_place(*std::move(successor), direct);
   if (!status.ok()) {
     set_file_locks(fd_number_, use_, filename_)
         .IgnoreError();  // the first error counts
@@ -238,6 +262,8 @@ absl::Status PosixFile::reopen(bool read_only) {
   }
   use_ = use;
   read_only_.store(read_only, std::memory_order_release);
+  if (options.no_flush.has_value())
+    no_flush_.store(*options.no_flush, std::memory_order_relaxed);
   sync_rounds_.forget_failure();
   return absl::OkStatus();
 }

@@ -46,7 +46,7 @@ class PosixFile {
   int buffered_fd() const { return buffered_fd_number_; }
 
   const std::string& filename() const { return filename_; }
-  bool direct() const { return options_.direct; }
+  bool direct() const { return direct_; }
   // What offsets, lengths and memory are multiples of: 1, or more if direct().
   uint32_t unit_bytes() const { return unit_bytes_; }
   // Nothing that the file system does ever waits for a device.
@@ -60,7 +60,7 @@ class PosixFile {
 
   // See BlockDriver::reopen().  Opens the file anew even if nothing changes, so
   // that a failed flush is forgotten.
-  absl::Status reopen(bool read_only) ABSL_LOCKS_EXCLUDED(mutex_);
+  absl::Status reopen(const ReopenOptions& options) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // Gives up the locks, and takes them again.
   absl::Status release_locks() ABSL_LOCKS_EXCLUDED(mutex_);
@@ -82,8 +82,16 @@ class PosixFile {
   absl::Status open_first();
   absl::Status learn_facts();
   FileUse use_for(bool read_only) const;
-  int open_flags(bool read_only) const;
+  static int open_flags(bool read_only, bool direct);
   absl::StatusOr<OwnedFd> open_again(int flags) const;
+  // What reopen() puts in place of the open file.
+  struct Successor {
+    OwnedFd fd;
+    OwnedFd twin;  // valid if it is direct
+    uint32_t unit_bytes = 1;
+  };
+  absl::StatusOr<Successor> open_successor(bool read_only, bool direct) const;
+  absl::Status put_in_place(Successor successor, bool direct);
   absl::Status check_kind(unsigned mode) const;
 
   const std::string filename_;
@@ -92,14 +100,17 @@ class PosixFile {
 
   // Set by open(), constant from then on.
   OwnedFd fd_;
-  OwnedFd buffered_fd_;
   int fd_number_ = -1;
-  int buffered_fd_number_ = -1;
-  uint32_t unit_bytes_ = 1;
   bool on_tmpfs_ = false;
   StorageIdentity identity_;
+  // These change with direct_, while no request is in flight.
+  bool direct_;
+  OwnedFd buffered_fd_;
+  int buffered_fd_number_ = -1;
+  uint32_t unit_bytes_ = 1;
 
   std::atomic<bool> read_only_;
+  std::atomic<bool> no_flush_;
   SyncRounds sync_rounds_;
 
   // Held across open and fcntl when the access mode changes, so that the locks

@@ -76,6 +76,7 @@ class VdiDriver final : public LinearDriver {
   std::optional<StorageIdentity> identity() const override {
     return file_.child().identity();
   }
+  BlockDriver* below() const override { return &file_.child(); }
   void add_to_info(ImageInfo* info) const override;
 
   Capabilities capabilities() const override {

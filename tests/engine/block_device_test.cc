@@ -504,6 +504,27 @@ TEST(Reopen, ChangesWhatTheDeviceAllows) {
   EXPECT_EQ(fixed.device->reopen({}).code(), absl::StatusCode::kUnimplemented);
 }
 
+TEST(Reopen, ChangesTheCacheMode) {
+  GatedDriver::Options options;
+  options.capabilities.add(Capability::kReopen);
+  DeviceFixture fixture({}, 2, options);
+  fixture.driver->fail_flush_with(absl::DataLossError("flushed"));
+  Buffer buffer;
+  EXPECT_EQ(fixture.device->cache_mode(), CacheMode::kWriteback);
+  EXPECT_TRUE(fixture.device->write(buffer.vector(), Sector(0)).ok());
+  ASSERT_TRUE(fixture.device->reopen({}, CacheMode::kWritethrough).ok());
+  EXPECT_EQ(fixture.device->cache_mode(), CacheMode::kWritethrough);
+  EXPECT_TRUE(
+      absl::IsDataLoss(fixture.device->write(buffer.vector(), Sector(0))));
+  ASSERT_TRUE(fixture.device->reopen({}, CacheMode::kUnsafe).ok());
+  EXPECT_TRUE(fixture.device->write(buffer.vector(), Sector(0)).ok());
+  EXPECT_TRUE(fixture.device->flush().ok());
+  // Without a word about it, it stays.
+  ASSERT_TRUE(fixture.device->reopen({}).ok());
+  EXPECT_EQ(fixture.device->cache_mode(), CacheMode::kUnsafe);
+  fixture.driver->fail_flush_with(absl::OkStatus());
+}
+
 // ---- Executors that stop, other devices -------------------------------------
 
 // One refusal makes room for the next: in a loop, not on the stack.

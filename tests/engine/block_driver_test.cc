@@ -103,5 +103,28 @@ TEST(Capabilities, AddAndRemove) {
   EXPECT_TRUE(capabilities.has(Capability::kTryRead));
 }
 
+TEST(ReopenOptions, EachDriverTakesItsOwn) {
+  ReopenOptions options;
+  options.read_only = true;
+  options.direct = false;
+  options.driver_options = {{"a", "1"},
+                            {"file.b", "2"},
+                            {"file.file.c", "3"},
+                            {"files", "4"},
+                            {"image.d", "5"}};
+  const ReopenOptions below = options.take_below({"file", "image"});
+  EXPECT_TRUE(below.read_only);
+  EXPECT_EQ(below.direct, false);
+  EXPECT_EQ(below.no_flush, std::nullopt);
+  EXPECT_EQ(below.driver_options,
+            (std::map<std::string, std::string>{
+                {"b", "2"}, {"d", "5"}, {"file.c", "3"}}));
+  EXPECT_EQ(options.driver_options,
+            (std::map<std::string, std::string>{{"a", "1"}, {"files", "4"}}));
+  EXPECT_EQ(options.refuse_options(),
+            absl::InvalidArgumentError("Cannot change the option 'a'"));
+  EXPECT_EQ(ReopenOptions{}.refuse_options(), absl::OkStatus());
+}
+
 }  // namespace
 }  // namespace spindle

@@ -147,8 +147,11 @@ TEST(BlkdebugRules, ABreakpointStopsOneThreadUntilItIsResumed) {
   rules.set_breakpoint(event, "A");
   EXPECT_FALSE(rules.is_suspended("A"));
   std::thread thread([&] { rules.raise(event); });
-  rules.wait_until_suspended("A");
+  EXPECT_FALSE(rules.wait_until_suspended("B", absl::Milliseconds(1)));
+  EXPECT_TRUE(rules.wait_until_suspended("A", absl::InfiniteDuration()));
   EXPECT_TRUE(rules.is_suspended("A"));
+  EXPECT_EQ(rules.take_newly_suspended(), std::vector<std::string>{"A"});
+  EXPECT_TRUE(rules.take_newly_suspended().empty());
   rules.raise(event);  // only the first one stops
   EXPECT_TRUE(rules.resume("A").ok());
   thread.join();
@@ -166,8 +169,14 @@ TEST(BlkdebugRules, RemovingABreakpointLetsGoOfWhatItHolds) {
   rules.set_breakpoint(event, "A");
   std::thread first([&] { rules.raise(event); });
   rules.wait_until_suspended("A");
-  EXPECT_TRUE(rules.remove_breakpoint("A").ok());
+  EXPECT_EQ(rules.suspended_count(), 1u);
+  // None is left to be reached, as QEMU counts.
+  size_t resumed = 0;
+  EXPECT_EQ(rules.remove_breakpoint("A", &resumed).code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_EQ(resumed, 1u);
   first.join();
+  EXPECT_EQ(rules.suspended_count(), 0u);
   rules.set_breakpoint(event, "B");
   std::thread second([&] { rules.raise(event); });
   rules.wait_until_suspended("B");

@@ -236,6 +236,56 @@ TEST(Reopen, DamageThatAReaderFoundKeepsWritersOut) {
   EXPECT_TRUE(life.content() == bytes);
 }
 
+TEST(Reopen, WithOtherOptionsTheImageGoesOn) {
+  Life life(written_image());
+  make_dirty(&life);
+  ASSERT_TRUE(life.driver->add_bitmap({.name = "b"}).ok());
+  ASSERT_TRUE(life.write({5 * kMib, kCluster}, 4).ok());
+  ASSERT_TRUE(life.driver
+                  ->reopen({.driver_options = {{"l2-cache-size", "64k"},
+                                               {"refcount-cache-size", "64k"}}})
+                  .ok());
+  EXPECT_FALSE(life.driver->read_only());
+  expect_dirtied(*life.driver);
+  EXPECT_TRUE(reads_as(*life.driver, {5 * kMib, kCluster}, 4));
+  ASSERT_TRUE(life.write({6 * kMib, kCluster}, 6).ok());
+  const auto bitmap = life.driver->find_bitmap("b");
+  ASSERT_TRUE(bitmap.ok()) << bitmap.status();
+  EXPECT_EQ((*bitmap)->dirty_bytes(), 2 * kCluster);
+  ASSERT_TRUE(life.driver
+                  ->reopen({.read_only = true,
+                            .driver_options = {{"l2-cache-size", "1M"}}})
+                  .ok());
+  EXPECT_TRUE(life.driver->read_only());
+  EXPECT_TRUE(reads_as(*life.driver, {6 * kMib, kCluster}, 6));
+  EXPECT_TRUE(life.check().ok()) << life.check();
+}
+
+TEST(Reopen, WithOptionsThatItRefusesTheImageStaysAsItWas) {
+  const std::pair<ReopenOptions, const char*> wrong[] = {
+      {{.read_only = true, .driver_options = {{"l2-cache-entry-size", "33"}}},
+       nullptr},
+      {{.read_only = true, .driver_options = {{"data-file.filename", "x"}}},
+       nullptr},
+      {{.read_only = true, .driver_options = {{"l2-cache-size", "64k"}}},
+       "reopen for writing"},
+      {{.read_only = true, .driver_options = {{"l2-cache-size", "64k"}}},
+       "reopen for reading"},
+  };
+  for (const auto& [options, failing] : wrong) {
+    Life life(written_image());
+    make_dirty(&life);
+    if (failing != nullptr) life.memory->fail_next(failing);
+    EXPECT_FALSE(life.driver->reopen(options).ok());
+    EXPECT_FALSE(life.driver->read_only());
+    EXPECT_FALSE(life.memory->read_only());
+    ASSERT_TRUE(life.write({9 * kMib, kCluster}, 9).ok());
+    expect_dirtied(*life.driver);
+    ASSERT_TRUE(life.driver->close().ok());
+    EXPECT_TRUE(life.check().ok()) << life.check();
+  }
+}
+
 TEST(Reopen, WaitsForRequestsInFlight) {
   Life life(written_image());
   auto stop = life.file->stop_at({.purpose = Purpose::kClusterAlloc});

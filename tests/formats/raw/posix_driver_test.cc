@@ -240,5 +240,36 @@ TEST(PosixDriver, ReopenChangesWhatItMayDo) {
   EXPECT_TRUE(driver->write_bytes(AlignedMemory(512).qiov(), 512, 0).ok());
 }
 
+TEST(PosixDriver, ReopenLeavesThePageCacheAndComesBack) {
+  const ScratchFile scratch;
+  scratch.write(pattern(4096 + 100, 1));
+  const auto driver = open(scratch.path());
+  const uint32_t alignment = driver->limits().memory_alignment_bytes;
+  for (int round = 0; round < 2; ++round) {
+    ASSERT_TRUE(driver->reopen({.direct = true}).ok());
+    EXPECT_GE(driver->limits().memory_alignment_bytes, 512u);
+    // Ragged at the end of the file: through the other descriptor.
+    const AlignedMemory data(pattern(4096 + 512, 7));
+    EXPECT_TRUE(driver->write_bytes(data.qiov(), 4096 + 100, 0).ok());
+    ASSERT_TRUE(driver->reopen({}).ok());
+    EXPECT_GE(driver->limits().memory_alignment_bytes, 512u);
+    ASSERT_TRUE(driver->reopen({.direct = false}).ok());
+    EXPECT_EQ(driver->limits().memory_alignment_bytes, alignment);
+    EXPECT_TRUE(driver->write_bytes(data.qiov(), 3, 1).ok());
+  }
+  EXPECT_EQ(scratch.length(), 4096u + 100);
+  EXPECT_TRUE(driver->close().ok());
+}
+
+TEST(PosixDriver, ReopenRefusesOptionsThatItDoesNotHave) {
+  const ScratchFile scratch;
+  scratch.write(pattern(4096, 1));
+  const auto driver = open(scratch.path());
+  const absl::Status status = driver->reopen(
+      {.read_only = true, .driver_options = {{"locking", "off"}}});
+  EXPECT_EQ(status.message(), "Cannot change the option 'locking'");
+  EXPECT_FALSE(driver->read_only());
+}
+
 }  // namespace
 }  // namespace spindle

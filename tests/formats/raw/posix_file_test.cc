@@ -82,7 +82,7 @@ TEST(PosixFile, DescriptorsAreCloseOnExecAndBlocking) {
     ASSERT_TRUE(file.ok()) << file.status();
     for (const bool again : {false, true}) {
       if (again) {
-        ASSERT_TRUE((*file)->reopen(false).ok());
+        ASSERT_TRUE((*file)->reopen({.read_only = false}).ok());
       }
       for (const int fd : {(*file)->fd(), (*file)->buffered_fd()}) {
         EXPECT_NE(::fcntl(fd, F_GETFD) & FD_CLOEXEC, 0);
@@ -104,7 +104,7 @@ TEST(PosixFile, ForcedSharingNeedsReadOnly) {
       open_file(scratch.path(),
                 flipped({&OpenOptions::read_only, &OpenOptions::force_share}));
   ASSERT_TRUE(file.ok());
-  EXPECT_TRUE(absl::IsInvalidArgument((*file)->reopen(false)));
+  EXPECT_TRUE(absl::IsInvalidArgument((*file)->reopen({.read_only = false})));
 }
 
 TEST(PosixFile, IdentityIsTheFilesNotTheNames) {
@@ -128,11 +128,11 @@ TEST(PosixFile, ReopenChangesTheAccessUnderTheSameNumber) {
   ASSERT_TRUE(file.ok());
   const int fd = (*file)->fd();
   EXPECT_EQ(write_byte(**file, 'a'), 0);
-  ASSERT_TRUE((*file)->reopen(true).ok());
+  ASSERT_TRUE((*file)->reopen({.read_only = true}).ok());
   EXPECT_TRUE((*file)->read_only());
   EXPECT_EQ((*file)->fd(), fd);
   EXPECT_EQ(write_byte(**file, 'b'), EBADF);
-  ASSERT_TRUE((*file)->reopen(false).ok());
+  ASSERT_TRUE((*file)->reopen({.read_only = false}).ok());
   EXPECT_FALSE((*file)->read_only());
   EXPECT_EQ(write_byte(**file, 'c'), 0);
   EXPECT_EQ(scratch.content()[0], 'c');
@@ -146,9 +146,9 @@ TEST(PosixFile, ReopenChangesTheLocks) {
   const auto file = open_file(scratch.path());
   ASSERT_TRUE(file.ok());
   EXPECT_EQ(locked_bytes(scratch.path()), writer);
-  ASSERT_TRUE((*file)->reopen(true).ok());
+  ASSERT_TRUE((*file)->reopen({.read_only = true}).ok());
   EXPECT_EQ(locked_bytes(scratch.path()), reader);
-  ASSERT_TRUE((*file)->reopen(false).ok());
+  ASSERT_TRUE((*file)->reopen({.read_only = false}).ok());
   EXPECT_EQ(locked_bytes(scratch.path()), writer);
 }
 
@@ -159,7 +159,7 @@ TEST(PosixFile, ReopenThatConflictsLeavesEverythingAsItWas) {
   const auto file = open_file(scratch.path(), reader);
   const auto other = open_file(scratch.path(), reader);
   ASSERT_TRUE(file.ok() && other.ok());
-  const absl::Status status = (*file)->reopen(false);
+  const absl::Status status = (*file)->reopen({.read_only = false});
   EXPECT_TRUE(absl::IsUnavailable(status)) << status;
   EXPECT_TRUE((*file)->read_only());
   EXPECT_EQ(write_byte(**file, 'x'), EBADF);
@@ -174,7 +174,7 @@ TEST(PosixFile, ReopenFollowsTheFileNotItsName) {
   ASSERT_TRUE(file.ok());
   ASSERT_EQ(::rename(scratch.path().c_str(), moved.path().c_str()), 0);
   scratch.write(pattern(512, 2));
-  ASSERT_TRUE((*file)->reopen(false).ok());
+  ASSERT_TRUE((*file)->reopen({.read_only = false}).ok());
   EXPECT_EQ(write_byte(**file, 'm'), 0);
   EXPECT_EQ(moved.content()[0], 'm');
   EXPECT_NE(scratch.content()[0], 'm');
@@ -194,9 +194,9 @@ TEST(PosixFile, AFailedFlushIsRememberedUntilReopened) {
   const ScopedSyscallHooks scope(&hooks);
   EXPECT_EQ(errno_of((*file)->flush()), EIO);
   EXPECT_EQ(errno_of((*file)->flush()), EIO);
-  EXPECT_EQ(errno_of((*file)->reopen(true)), EIO);  // would hide the loss
+  EXPECT_EQ(errno_of((*file)->reopen({.read_only = true})), EIO);  // would hide the loss
   EXPECT_FALSE((*file)->read_only());
-  EXPECT_TRUE((*file)->reopen(false).ok());
+  EXPECT_TRUE((*file)->reopen({.read_only = false}).ok());
   EXPECT_TRUE((*file)->flush().ok());
 }
 
@@ -212,7 +212,7 @@ TEST(PosixFile, GoingReadOnlyFlushes) {
     return testing::real_fdatasync(fd);
   };
   const ScopedSyscallHooks scope(&hooks);
-  EXPECT_TRUE((*file)->reopen(true).ok());
+  EXPECT_TRUE((*file)->reopen({.read_only = true}).ok());
   EXPECT_EQ(calls, 1);
 }
 
