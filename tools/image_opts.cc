@@ -37,6 +37,7 @@ ImageOpener::Policy tool_policy(std::shared_ptr<const SecretStore> secrets) {
   policy.secrets = std::move(secrets);
   policy.log = [](LogSeverity severity, absl::string_view message) {
     if (severity == LogSeverity::kWarning) warn(message);
+    if (severity == LogSeverity::kError) fail(message);
   };
   return policy;
 }
@@ -48,9 +49,10 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_image(
   return opener.open_nodes(parse_image_opts(image.name), options);
 }
 
-OptionMap parse_image_opts(const std::string& text) {
+OptionMap parse_image_opts(const std::string& text,
+                           absl::string_view implied_name) {
   OptionMap options;
-  for (const OptionItem& item : split_option_list(text, "file")) {
+  for (const OptionItem& item : split_option_list(text, implied_name)) {
     if (!item.short_form.empty()) {
       warn(absl::StrCat("short-form boolean option '", item.short_form,
                         "' deprecated\nPlease use ", item.name, "=", item.value,

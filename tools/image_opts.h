@@ -12,6 +12,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "engine/block_driver.h"
 #include "engine/format.h"
 #include "engine/image_opener.h"
@@ -45,9 +46,11 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_image(
     const ImageOpener& opener, const ImageArgument& image,
     const OpenOptions& options);
 
-// The options in the text after --image-opts.  Warns on standard error of
-// options that are not written in full.
-OptionMap parse_image_opts(const std::string& text);
+// The options in the text after --image-opts; a first item without '=' is the
+// value of `implied_name`.  Warns on standard error of options that are not
+// written in full.
+OptionMap parse_image_opts(const std::string& text,
+                           absl::string_view implied_name = "file");
 
 // Copies what of creation options names a secret: needed to open what was made.
 void add_key_secrets(const OptionMap& creation, OptionMap* driver_options);

@@ -16,15 +16,6 @@
 namespace spindle {
 namespace {
 
-// Keeps the request until it has been collected.
-uint64_t track(IoCall& call, std::shared_ptr<IoRequest> request,
-               void (*finish)(IoRequest&, absl::Status)) {
-  return call.image->track(
-      [request = std::move(request), finish](const absl::Status& status) {
-        finish(*request, status);
-      });
-}
-
 void finish_read(IoRequest& request, absl::Status status) {
   if (!status.ok()) {
     report_failure("readv", status);
@@ -43,6 +34,23 @@ void finish_write(IoRequest& request, absl::Status status) {
   }
 }
 
+// What is out of range is refused when it is collected, as all else is.
+absl::Status result_of(const IoRequest& request, const absl::Status& status) {
+  const absl::Status range = request.check_range();
+  return range.ok() ? status : range;
+}
+
+void submit_read(IoImage& image, std::shared_ptr<IoRequest> request) {
+  const uint64_t id = image.track([request](const absl::Status& status) {
+    finish_read(*request, result_of(*request, status));
+  });
+  if (request->check_range().ok()) {
+    image.device().aio_preadv(request->offset(), request->qiov(), id);
+  } else {
+    image.device().aio_preadv(0, IoVector(), id);
+  }
+}
+
 IoOutcome run_aio_read(IoCall& call) {
   const std::optional<IoFlags> flags = parse_io_flags(call, "CP:iqv");
   if (!flags.has_value()) return IoOutcome::kFailed;
@@ -57,52 +65,42 @@ IoOutcome run_aio_read(IoCall& call) {
   if (!lengths.has_value()) return IoOutcome::kFailed;
   auto request = std::make_shared<IoRequest>(*call.image, *flags, *offset,
                                              *lengths, kReadFill);
-  const absl::Status status = request->check_range();
-  if (!status.ok()) {
-    finish_read(*request, status);
-    return IoOutcome::kDone;
-  }
-  call.image->device().aio_preadv(*offset, request->qiov(),
-                                  track(call, request, finish_read));
+  submit_read(*call.image, std::move(request));
   return IoOutcome::kDone;
 }
 
-IoOutcome submit_zeroes(IoCall& call, const IoFlags& flags, uint64_t offset) {
-  const auto length = read_number(call.argv[flags.first + 1]);
-  if (!length.has_value()) return IoOutcome::kFailed;
-  auto request = std::make_shared<IoRequest>(*call.image, flags, offset,
-                                             std::vector<uint64_t>{*length}, 0);
-  const absl::Status status = request->check_range();
-  if (!status.ok()) {
-    finish_write(*request, status);
-    return IoOutcome::kDone;
-  }
-  IoImage* const image = call.image;
+void submit_zeroes(IoImage* image, std::shared_ptr<IoRequest> request) {
   const uint64_t id =
       image->track([request, image](const absl::Status& zeroed) {
-        const bool durable = zeroed.ok() && request->flags().fua;
-        finish_write(*request, durable ? image->device().flush() : zeroed);
+        absl::Status status = result_of(*request, zeroed);
+        if (status.ok() && request->flags().fua)
+          status = image->device().flush();
+        finish_write(*request, status);
       });
-  image->device().aio_write_zeroes(request->range(), request->zeroes_flags(),
-                                   id);
-  return IoOutcome::kDone;
+  const bool is_inside = request->check_range().ok();
+  image->device().aio_write_zeroes(is_inside ? request->range() : ByteRange{},
+                                   request->zeroes_flags(), id);
 }
 
-IoOutcome submit_write(IoCall& call, const IoFlags& flags, uint64_t offset) {
-  const auto lengths = read_lengths(call, flags.first + 1);
-  if (!lengths.has_value()) return IoOutcome::kFailed;
-  auto request =
-      std::make_shared<IoRequest>(*call.image, flags, offset, *lengths,
-                                  flags.pattern.value_or(kWritePattern));
-  const absl::Status status = request->check_range();
-  if (!status.ok()) {
-    finish_write(*request, status);
-    return IoOutcome::kDone;
+void submit_write(IoImage* image, std::shared_ptr<IoRequest> request) {
+  const uint64_t id = image->track([request](const absl::Status& status) {
+    finish_write(*request, result_of(*request, status));
+  });
+  if (request->check_range().ok()) {
+    image->device().aio_pwritev(request->offset(), request->qiov(), id,
+                                {.fua = request->flags().fua});
+  } else {
+    image->device().aio_pwritev(0, IoVector(), id);
   }
-  call.image->device().aio_pwritev(offset, request->qiov(),
-                                   track(call, request, finish_write),
-                                   {.fua = flags.fua});
-  return IoOutcome::kDone;
+}
+
+// Nothing, and a message, if one is wrong.
+std::optional<std::vector<uint64_t>> lengths_to_write(const IoCall& call,
+                                                      const IoFlags& flags) {
+  if (!flags.zeroes) return read_lengths(call, flags.first + 1);
+  const auto length = read_number(call.argv[flags.first + 1]);
+  if (!length.has_value()) return std::nullopt;
+  return std::vector<uint64_t>{*length};
 }
 
 IoOutcome run_aio_write(IoCall& call) {
@@ -123,13 +121,22 @@ IoOutcome run_aio_write(IoCall& call) {
   }
   const auto offset = read_number(call.argv[flags->first]);
   if (!offset.has_value()) return IoOutcome::kFailed;
-  return flags->zeroes ? submit_zeroes(call, *flags, *offset)
-                       : submit_write(call, *flags, *offset);
+  const auto lengths = lengths_to_write(call, *flags);
+  if (!lengths.has_value()) return IoOutcome::kFailed;
+  auto request =
+      std::make_shared<IoRequest>(*call.image, *flags, *offset, *lengths,
+                                  flags->pattern.value_or(kWritePattern));
+  if (flags->zeroes) {
+    submit_zeroes(call.image, std::move(request));
+  } else {
+    submit_write(call.image, std::move(request));
+  }
+  return IoOutcome::kDone;
 }
 
 IoOutcome run_aio_flush(IoCall& call) {
-  call.image->wait_for_all();
-  return IoOutcome::kDone;
+  if (call.image->collect_all()) return IoOutcome::kDone;
+  return complain("what is left is stopped at a breakpoint, see 'help resume'");
 }
 
 constexpr char kAioReadDetails[] =
@@ -155,34 +162,22 @@ constexpr char kAioWriteDetails[] =
 
 constexpr IoCommand kCommands[] = {
     {.name = "aio_read",
-     .short_name = nullptr,
      .min_arguments = 2,
      .max_arguments = IoCommand::kAnyCount,
-     .needs_image = true,
-     .writes = false,
      .arguments = "[-Ciqv] [-P pattern] off len [len..]",
-     .summary = "begins to read some bytes",
+     .summary = "asynchronously reads a number of bytes",
      .details = kAioReadDetails,
      .run = run_aio_read},
     {.name = "aio_write",
-     .short_name = nullptr,
      .min_arguments = 2,
      .max_arguments = IoCommand::kAnyCount,
-     .needs_image = true,
      .writes = true,
      .arguments = "[-Cfiquz] [-P pattern] off len [len..]",
-     .summary = "begins to write some bytes",
+     .summary = "asynchronously writes a number of bytes",
      .details = kAioWriteDetails,
      .run = run_aio_write},
     {.name = "aio_flush",
-     .short_name = nullptr,
-     .min_arguments = 0,
-     .max_arguments = 0,
-     .needs_image = true,
-     .writes = false,
-     .arguments = "",
-     .summary = "waits for all that was begun",
-     .details = nullptr,
+     .summary = "completes all outstanding aio requests",
      .run = run_aio_flush},
 };
 

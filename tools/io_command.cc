@@ -2,98 +2,29 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <cstdlib>
-#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
-#include "absl/time/clock.h"
-#include "absl/time/time.h"
 #include "tools/cli_text.h"
 
 namespace spindle {
 namespace {
 
-std::string usage_line(const IoCommand& command) {
-  return absl::StrCat(command.name, *command.arguments == '\0' ? "" : " ",
-                      command.arguments, " -- ", command.summary, "\n");
+std::vector<const IoCommand*> collect_commands() {
+  std::vector<const IoCommand*> all;
+  for (const auto& table :
+       {io_shell_commands(), io_open_commands(), io_transfer_commands(),
+        io_aio_commands(), io_inspect_commands(), io_break_commands()}) {
+    for (const IoCommand& command : table) all.push_back(&command);
+  }
+  std::sort(all.begin(), all.end(), [](const IoCommand* a, const IoCommand* b) {
+    return absl::string_view(a->name) < b->name;
+  });
+  return all;
 }
 
-const IoCommand* find_command(absl::string_view name) {
-  for (const IoCommand* command : all_io_commands()) {
-    if (name == command->name ||
-        (command->short_name != nullptr && name == command->short_name)) {
-      return command;
-    }
-  }
-  return nullptr;
-}
-
-IoOutcome run_help(IoCall& call) {
-  if (call.argc == 1) {
-    for (const IoCommand* command : all_io_commands())
-      std::printf("%s", usage_line(*command).c_str());
-    std::printf("\n\"help NAME\" says more about one of them.\n");
-    return IoOutcome::kDone;
-  }
-  const IoCommand* command = find_command(call.argv[1]);
-  if (command == nullptr) {
-    std::printf("command %s not found\n", call.argv[1]);
-    return IoOutcome::kFailed;
-  }
-  std::printf("%s", usage_line(*command).c_str());
-  if (command->details != nullptr) std::printf("\n%s\n", command->details);
-  return IoOutcome::kDone;
-}
-
-IoOutcome run_quit(IoCall&) { return IoOutcome::kQuit; }
-
-IoOutcome run_sleep(IoCall& call) {
-  char* end = nullptr;
-  const long milliseconds = std::strtol(call.argv[1], &end, 0);
-  if (end == call.argv[1] || *end != '\0' || milliseconds < 0) {
-    std::printf("%s is not a valid number\n", call.argv[1]);
-    return IoOutcome::kFailed;
-  }
-  std::fflush(stdout);
-  absl::SleepFor(absl::Milliseconds(milliseconds));
-  return IoOutcome::kDone;
-}
-
-constexpr IoCommand kShellCommands[] = {
-    {.name = "help",
-     .short_name = "?",
-     .min_arguments = 0,
-     .max_arguments = 1,
-     .needs_image = false,
-     .writes = false,
-     .arguments = "[command]",
-     .summary = "says what the commands do, or one of them",
-     .details = nullptr,
-     .run = run_help},
-    {.name = "quit",
-     .short_name = "q",
-     .min_arguments = 0,
-     .max_arguments = IoCommand::kAnyCount,
-     .needs_image = false,
-     .writes = false,
-     .arguments = "",
-     .summary = "ends the program",
-     .details = nullptr,
-     .run = run_quit},
-    {.name = "sleep",
-     .short_name = nullptr,
-     .min_arguments = 1,
-     .max_arguments = 1,
-     .needs_image = false,
-     .writes = false,
-     .arguments = "milliseconds",
-     .summary = "does nothing for so long",
-     .details = nullptr,
-     .run = run_sleep},
-};
-
-IoOutcome complain(const std::string& message) {
+// These messages do not begin with the program's name.
+IoOutcome refuse(const std::string& message) {
   std::fflush(stdout);
   std::fprintf(stderr, "%s\n", message.c_str());
   return IoOutcome::kFailed;
@@ -112,58 +43,69 @@ std::string wanted_count(const IoCommand& command) {
 IoOutcome check_call(const IoCall& call) {
   const IoCommand& command = *call.command;
   if (command.needs_image && call.image == nullptr)
-    return complain("no file open, try 'help open'");
+    return refuse("no file open, try 'help open'");
   const int count = call.argc - 1;
   if (count < command.min_arguments ||
       (command.max_arguments != IoCommand::kAnyCount &&
        count > command.max_arguments)) {
-    return complain(absl::StrCat("bad argument count ", count, " to ",
-                                 call.argv[0], ", expected ",
-                                 wanted_count(command), " arguments"));
+    return refuse(absl::StrCat("bad argument count ", count, " to ",
+                               call.argv[0], ", expected ",
+                               wanted_count(command), " arguments"));
   }
-  if (command.writes && call.image->target().read_only) {
-    fail_as("spindle-io", "Block node is read-only");
-    return IoOutcome::kFailed;
-  }
+  if (command.writes && call.image->device().read_only())
+    return complain("Block node is read-only");
   return IoOutcome::kDone;
 }
 
 }  // namespace
 
-std::vector<const IoCommand*> all_io_commands() {
-  std::vector<const IoCommand*> all;
-  for (const auto& table :
-       {absl::MakeConstSpan(kShellCommands), io_transfer_commands(),
-        io_aio_commands(), io_inspect_commands()}) {
-    for (const IoCommand& command : table) all.push_back(&command);
-  }
-  std::sort(all.begin(), all.end(), [](const IoCommand* a, const IoCommand* b) {
-    return absl::string_view(a->name) < b->name;
-  });
-  return all;
+const std::vector<const IoCommand*>& all_io_commands() {
+  static const auto* const all =
+      new std::vector<const IoCommand*>(collect_commands());
+  return *all;
 }
 
-IoOutcome run_io_line(const std::string& line, IoImage* image) {
+const IoCommand* find_io_command(absl::string_view name) {
+  for (const IoCommand* command : all_io_commands()) {
+    if (name == command->name ||
+        (command->short_name != nullptr && name == command->short_name)) {
+      return command;
+    }
+  }
+  return nullptr;
+}
+
+IoOutcome run_io_line(const std::string& line, IoSession* session) {
   std::vector<std::string> words = absl::StrSplit(line, ' ', absl::SkipEmpty());
   if (words.empty()) return IoOutcome::kDone;
   // As getopt wants them.
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
-  IoCall call{.command = find_command(words[0]),
-              .image = image,
+  IoCall call{.command = find_io_command(words[0]),
+              .session = session,
+              .image = session->image(),
               .argc = static_cast<int>(words.size()),
               .argv = argv.data()};
   if (call.command == nullptr)
-    return complain(absl::StrCat("command \"", words[0], "\" not found"));
-  IoOutcome outcome = check_call(call);
-  if (outcome == IoOutcome::kDone) outcome = call.command->run(call);
-  if (image != nullptr) image->collect_finished();
-  return outcome;
+    return refuse(absl::StrCat("command \"", words[0], "\" not found"));
+  const IoOutcome may_run = check_call(call);
+  return may_run == IoOutcome::kDone ? call.command->run(call) : may_run;
+}
+
+void print_usage(const IoCommand& command, const char* shown) {
+  std::printf("%s", shown);
+  if (command.arguments != nullptr) std::printf(" %s", command.arguments);
+  std::printf(" -- %s\n", command.summary);
 }
 
 IoOutcome show_usage(const IoCall& call) {
-  std::printf("%s", usage_line(*call.command).c_str());
+  print_usage(*call.command, call.command->name);
+  return IoOutcome::kFailed;
+}
+
+IoOutcome complain(absl::string_view message) {
+  fail(message);
   return IoOutcome::kFailed;
 }
 

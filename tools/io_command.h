@@ -6,13 +6,13 @@
 #ifndef SPINDLE_TOOLS_IO_COMMAND_H_
 #define SPINDLE_TOOLS_IO_COMMAND_H_
 
-#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
 #include "tools/io_image.h"
+#include "tools/io_session.h"
 
 namespace spindle {
 
@@ -23,39 +23,48 @@ struct IoCommand;
 // One line, taken apart.  argv[0] is the command's name as it was given.
 struct IoCall {
   const IoCommand* command;
+  IoSession* session;
   IoImage* image;  // null if none is open
   int argc;
   char** argv;
 };
 
 struct IoCommand {
-  const char* name;
-  const char* short_name;  // null: none
-  int min_arguments;
-  int max_arguments;  // kAnyCount: no limit
-  bool needs_image;
-  bool writes;
-  const char* arguments;  // "off len"; empty: none
-  const char* summary;    // half a sentence
-  const char* details;    // lines for "help name"; null: none
-  IoOutcome (*run)(IoCall& call);
-
   static constexpr int kAnyCount = -1;
+
+  const char* name;
+  const char* short_name = nullptr;  // null: none
+  int min_arguments = 0;
+  int max_arguments = 0;  // kAnyCount: no limit
+  bool needs_image = true;
+  bool writes = false;
+  const char* arguments = nullptr;  // "off len"; null: none
+  const char* summary;
+  const char* details = nullptr;  // lines for "help name"; null: none
+  IoOutcome (*run)(IoCall& call);
 };
 
 absl::Span<const IoCommand> io_transfer_commands();
 absl::Span<const IoCommand> io_aio_commands();
 absl::Span<const IoCommand> io_inspect_commands();
+absl::Span<const IoCommand> io_open_commands();
+absl::Span<const IoCommand> io_break_commands();
+absl::Span<const IoCommand> io_shell_commands();
 
 // All of them, by name.
-std::vector<const IoCommand*> all_io_commands();
+const std::vector<const IoCommand*>& all_io_commands();
+// By its name, or its short one; null if there is none.
+const IoCommand* find_io_command(absl::string_view name);
 
-// Runs one line; an empty one does nothing.  What asynchronous requests have
-// finished by then is reported.
-IoOutcome run_io_line(const std::string& line, IoImage* image);
+// Runs one line; an empty one does nothing.
+IoOutcome run_io_line(const std::string& line, IoSession* session);
 
-// "name arguments -- summary", and kFailed: the arguments were not right.
+// "name arguments -- summary", under the name `shown`.
+void print_usage(const IoCommand& command, const char* shown);
+// The same, and kFailed: the arguments were not right.
 IoOutcome show_usage(const IoCall& call);
+// "<program>: <message>", and kFailed.
+IoOutcome complain(absl::string_view message);
 
 }  // namespace spindle
 

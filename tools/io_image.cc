@@ -1,26 +1,19 @@
 #include "tools/io_image.h"
 
-#include <fcntl.h>
-#include <stdlib.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
-#include <filesystem>
-#include <system_error>
+#include <cstdio>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "absl/time/time.h"
-#include "engine/block_driver.h"
-#include "engine/cache_mode.h"
 #include "engine/completion_queue.h"
-#include "engine/errors.h"
-#include "engine/format.h"
-#include "engine/image_opener.h"
-#include "formats/builtin.h"
+#include "engine/node_options.h"
 #include "threadpool/default_executor.h"
-#include "tools/cli_text.h"
 #include "tools/sector_status.h"
 
 namespace spindle {
@@ -28,46 +21,27 @@ namespace {
 
 constexpr size_t kMisalignmentBytes = 16;
 
-absl::StatusOr<std::shared_ptr<BlockDriver>> open_driver(
-    const ImageOpener& opener, const IoTarget& target) {
-  OpenOptions options = tool_open_options();
-  options.read_only = target.read_only;
-  options.force_share = target.force_share;
-  options.pass_discard_through = !target.ignore_discards;
-  apply_cache_mode(target.cache_mode, &options);
-  return opener.open(target.filename, target.format, options);
-}
+// How long a wait for requests lasts before it looks whether they are stopped.
+constexpr absl::Duration kPatience = absl::Milliseconds(50);
 
-// The overlay loses its name at once; `fd` remains.
-absl::StatusOr<std::shared_ptr<BlockDriver>> open_overlay(
-    const ImageOpener& opener, IoTarget target, int* fd) {
-  CreateOptions create;
-  std::error_code error;
-  create.backing_filename =
-      std::filesystem::absolute(target.filename, error).string();
-  create.backing_format = target.format;
-  if (create.backing_format.empty()) {
-    const absl::StatusOr<std::string> format = opener.probe(target.filename);
-    if (!format.ok()) return format.status();
-    create.backing_format = *format;
+// What of `node` is not a driver's own.
+absl::Status check_access(const NodeOptions& node,
+                          const IoImage::Changes& changes, bool read_only) {
+  if (node.read_only.has_value() && changes.read_only.has_value())
+    return absl::InvalidArgumentError("Cannot set both -r/-w and 'read-only'");
+  if ((node.direct.has_value() || node.no_flush.has_value()) &&
+      changes.cache_mode.has_value()) {
+    return absl::InvalidArgumentError(
+        "Cannot set both -c and the cache options");
   }
-  const char* folder = std::getenv("TMPDIR");
-  // mkostemp() puts a name in place of the letters X.
-  std::string name =
-      absl::StrCat(folder == nullptr ? "/var/tmp" : folder, "/spindle.XXXXXX");
-  *fd = ::mkostemp(name.data(), O_CLOEXEC);
-  if (*fd < 0) {
-    return errno_status(
-        errno, absl::StrCat("Could not open temporary file '", name, "'"));
+  if (node.force_share.has_value())
+    return absl::InvalidArgumentError("Cannot change the option 'force-share'");
+  // Commands that write are promised that they can: -r takes it back.
+  if (node.read_only.value_or(false) && !read_only) {
+    return absl::InvalidArgumentError(
+        "Read-only block node cannot support read-write users");
   }
-  absl::Status status = opener.create(name, "qcow2", create);
-  target.filename = name;
-  target.format = "qcow2";
-  target.cache_mode = CacheMode::kUnsafe;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
-      status.ok() ? open_driver(opener, target) : status;
-  ::unlink(name.c_str());
-  return driver;
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -76,34 +50,24 @@ IoBuffer::IoBuffer(uint64_t length_bytes, bool misaligned, uint8_t fill)
     : skip_(misaligned ? kMisalignmentBytes : 0),
       bytes_(length_bytes + skip_, fill) {}
 
-absl::StatusOr<std::unique_ptr<IoImage>> IoImage::open(const IoTarget& target) {
+absl::StatusOr<std::unique_ptr<IoImage>> IoImage::open(
+    const IoTarget& target, std::shared_ptr<const SecretStore> secrets) {
   absl::StatusOr<std::unique_ptr<Executor>> executor = create_executor({});
   if (!executor.ok()) return executor.status();
-  ImageOpener::Policy policy;
-  policy.probe_image = target.format.empty();
-  if (!target.format.empty() &&
-      builtin_drivers().find_format(target.format) == nullptr &&
-      builtin_drivers().find_protocol(target.format) == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("Unknown driver '", target.format, "'"));
-  }
-  const ImageOpener opener(builtin_drivers(), policy);
-  int overlay_fd = -1;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
-      target.snapshot ? open_overlay(opener, target, &overlay_fd)
-                      : open_driver(opener, target);
+  const absl::StatusOr<OpenedTarget> opened =
+      open_target(target, std::move(secrets));
+  if (!opened.ok()) return opened.status();
   BlockDeviceOptions options;
-  options.cache_mode = target.snapshot ? CacheMode::kUnsafe : target.cache_mode;
+  options.cache_mode = opened->cache_mode;
+  options.detect_zeroes = opened->detect_zeroes;
   absl::StatusOr<std::unique_ptr<BlockDevice>> device =
-      driver.ok()
-          ? BlockDevice::create(*std::move(driver), executor->get(), options)
-          : driver.status();
+      BlockDevice::create(opened->driver, executor->get(), options);
   if (!device.ok()) {
-    if (overlay_fd >= 0) ::close(overlay_fd);
+    if (opened->overlay_fd >= 0) ::close(opened->overlay_fd);
     return device.status();
   }
-  return std::unique_ptr<IoImage>(new IoImage(
-      target, overlay_fd, *std::move(executor), *std::move(device)));
+  return std::unique_ptr<IoImage>(
+      new IoImage(target, *opened, *std::move(executor), *std::move(device)));
 }
 
 IoImage::~IoImage() {
@@ -115,11 +79,13 @@ std::string IoImage::own_filename() const {
                           : device_->driver().filename();
 }
 
-IoImage::IoImage(IoTarget target, int overlay_fd,
+IoImage::IoImage(IoTarget target, const OpenedTarget& opened,
                  std::unique_ptr<Executor> executor,
                  std::unique_ptr<BlockDevice> device)
     : target_(std::move(target)),
-      overlay_fd_(overlay_fd),
+      options_(target_.options),
+      overlay_fd_(opened.overlay_fd),
+      ignores_discards_(opened.ignore_discards),
       executor_(std::move(executor)),
       device_(std::move(device)) {}
 
@@ -137,28 +103,90 @@ IoVector IoImage::inside(const IoVector& qiov, uint64_t offset) const {
   return qiov.slice(0, std::min(qiov.length_bytes(), left));
 }
 
+absl::Status IoImage::reopen(Changes changes) {
+  OptionMap& options = changes.options;
+  for (auto it = options.begin(); it != options.end();) {
+    const auto known = options_.find(it->first);
+    const bool is_same = known != options_.end() && known->second == it->second;
+    it = is_same ? options.erase(it) : std::next(it);
+  }
+  OptionMap changed = options;
+  const bool renames = options.count("node-name") != 0;
+  const absl::StatusOr<NodeOptions> node = take_node_options(&options);
+  if (!node.ok()) return node.status();
+  ReopenOptions wanted;
+  wanted.read_only = changes.read_only.value_or(device_->read_only());
+  absl::Status status = check_access(*node, changes, wanted.read_only);
+  if (!status.ok()) return status;
+  wanted.read_only = node->read_only.value_or(wanted.read_only);
+  wanted.direct = node->direct;
+  wanted.no_flush = node->no_flush;
+  wanted.driver_options = std::move(options);
+  if (renames) wanted.driver_options["node-name"] = "";
+  status = device_->reopen(wanted, changes.cache_mode);
+  if (!status.ok()) return status;
+  changed.merge(options_);
+  options_ = std::move(changed);
+  ignores_discards_ = !node->discard.value_or(!ignores_discards_);
+  if (node->detect_zeroes.has_value())
+    device_->set_detect_zeroes(*node->detect_zeroes);
+  return status;
+}
+
 uint64_t IoImage::track(Done done) {
   under_way_.emplace(next_id_, std::move(done));
   return next_id_++;
 }
 
-void IoImage::collect(bool all) {
+void IoImage::report_stopped() {
+  BlkdebugDriver* const blkdebug = this->blkdebug();
+  if (blkdebug == nullptr) return;
+  for (const std::string& tag : blkdebug->rules().take_newly_suspended())
+    std::printf("blkdebug: Suspended request '%s'\n", tag.c_str());
+}
+
+void IoImage::collect_once(absl::Duration timeout) {
   std::array<Completion, 16> finished;
-  while (!under_way_.empty()) {
-    CompletionQueue& queue = device_->completion_queue();
-    const auto out = absl::MakeSpan(finished);
+  CompletionQueue& queue = device_->completion_queue();
+  do {
     const size_t count =
-        all ? queue.wait(1, absl::InfiniteDuration(), out) : queue.reap(out);
+        under_way_.empty() ? 0
+                           : queue.wait(timeout > absl::ZeroDuration() ? 1 : 0,
+                                        timeout, absl::MakeSpan(finished));
+    report_stopped();
     if (count == 0) return;
     for (size_t i = 0; i < count; ++i) {
       auto request = under_way_.extract(finished[i].user_data);
       request.mapped()(finished[i].status);
     }
+    timeout = absl::ZeroDuration();
+  } while (true);
+}
+
+void IoImage::collect_until(absl::Time end) {
+  while (!under_way_.empty()) {
+    const absl::Duration left = end - absl::Now();
+    if (left <= absl::ZeroDuration()) break;
+    collect_once(left);
   }
+  report_stopped();
+}
+
+bool IoImage::collect_all() {
+  const BlkdebugDriver* const found = blkdebug();
+  while (!under_way_.empty()) {
+    collect_once(kPatience);
+    if (found != nullptr && !under_way_.empty() &&
+        blkdebug()->rules().suspended_count() >= under_way_.size()) {
+      return false;
+    }
+  }
+  return true;
 }
 
 absl::Status IoImage::close() {
-  wait_for_all();
+  if (BlkdebugDriver* const found = blkdebug()) found->rules().resume_all();
+  collect_all();
   return device_->close();
 }
 

@@ -10,32 +10,23 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "absl/types/span.h"
 #include "engine/block_device.h"
+#include "engine/format.h"
 #include "engine/io_vector.h"
+#include "engine/secret_store.h"
+#include "formats/filters/blkdebug_driver.h"
 #include "threadpool/executor.h"
+#include "tools/io_target.h"
 
 namespace spindle {
-
-struct IoTarget {
-  std::string filename;
-  std::string format;  // empty: guess it
-  bool read_only = false;
-  bool force_share = false;
-  // Writes go to an overlay that is gone afterwards.
-  bool snapshot = false;
-  // Buffers begin where direct I/O does not like it.
-  bool misaligned_buffers = false;
-  // Discards do nothing.
-  bool ignore_discards = false;
-  // qemu-io's choice, too.
-  CacheMode cache_mode = CacheMode::kWritethrough;
-};
 
 // The memory of one request.
 class IoBuffer {
@@ -54,7 +45,9 @@ class IoImage {
   // Called with the result when the request has been collected.
   using Done = std::function<void(const absl::Status& status)>;
 
-  static absl::StatusOr<std::unique_ptr<IoImage>> open(const IoTarget& target);
+  // `secrets` may be null.
+  static absl::StatusOr<std::unique_ptr<IoImage>> open(
+      const IoTarget& target, std::shared_ptr<const SecretStore> secrets);
 
   ~IoImage();
   IoImage(const IoImage&) = delete;
@@ -62,6 +55,7 @@ class IoImage {
 
   BlockDevice& device() { return *device_; }
   const IoTarget& target() const { return target_; }
+  bool ignores_discards() const { return ignores_discards_; }
   // Whole sectors.
   uint64_t length_bytes() const;
   // What of `qiov` there is an image for: the last sector may be partial.
@@ -71,21 +65,47 @@ class IoImage {
   // By which its own file can be opened once more.
   std::string own_filename() const;
 
+  // What reopen() changes.
+  struct Changes {
+    std::optional<bool> read_only;
+    std::optional<CacheMode> cache_mode;
+    OptionMap options;  // by QEMU's names; equal to what is there: nothing
+  };
+  // Errors are for the user as they are.
+  absl::Status reopen(Changes changes);
+
   // What to submit an asynchronous request with; `done` owns its memory.
   uint64_t track(Done done);
-  void collect_finished() { collect(/*all=*/false); }
-  void wait_for_all() { collect(/*all=*/true); }
+  // Calls `done` of what has finished, and reports what has stopped at a
+  // breakpoint; the second until nothing is under way, or `end`.
+  void collect_finished() { collect_once(absl::ZeroDuration()); }
+  void collect_until(absl::Time end);
+  // The second until nothing is under way.  False if what is left is stopped,
+  // so that it will never end.
+  bool collect_all();
+  // Says what has stopped since it was last asked.
+  void report_stopped();
+  // Readable while something may have finished.
+  int event_fd() const { return device_->completion_queue().event_fd(); }
+  bool is_idle() const { return under_way_.empty(); }
+  bool has_threads() const { return executor_->width() > 0; }
 
-  // Waits for what is under way.
+  // The blkdebug below the image; null if there is none.
+  BlkdebugDriver* blkdebug() const { return find_blkdebug(&device_->driver()); }
+
+  // Lets go of what is stopped, and waits for what is under way.
   absl::Status close();
 
  private:
-  IoImage(IoTarget target, int overlay_fd, std::unique_ptr<Executor> executor,
+  IoImage(IoTarget target, const OpenedTarget& opened,
+          std::unique_ptr<Executor> executor,
           std::unique_ptr<BlockDevice> device);
-  void collect(bool all);
+  void collect_once(absl::Duration timeout);
 
   const IoTarget target_;
+  OptionMap options_;     // the target's, and what reopen() has changed since
   const int overlay_fd_;  // a snapshot's, which has no name; else -1
+  bool ignores_discards_;
   const std::unique_ptr<Executor> executor_;  // outlives the device
   const std::unique_ptr<BlockDevice> device_;
   std::map<uint64_t, Done> under_way_;

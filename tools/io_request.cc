@@ -18,11 +18,13 @@ IoRequest::IoRequest(IoImage& image, const IoFlags& flags, uint64_t offset,
       lengths_(lengths),
       length_bytes_(
           std::accumulate(lengths.begin(), lengths.end(), uint64_t{0})),
-      buffer_(flags.zeroes || image.is_outside(offset, length_bytes_)
+      buffer_(flags.zeroes || (!flags.vmstate &&
+                               image.is_outside(offset, length_bytes_))
                   ? 0
                   : length_bytes_,
               image.target().misaligned_buffers, fill),
       start_(absl::Now()) {
+  if (flags.vmstate) return;
   // Behind the end of the image, in its last sector, there are zeroes.
   const uint64_t end = image.device().length_bytes();
   const auto bytes = buffer_.bytes();
@@ -47,11 +49,13 @@ IoVector IoRequest::qiov() {
     // Outside of the image there is no buffer, and the device refuses.
     if (next != nullptr) next += length;
   }
-  return image_.inside(IoVector(segments), offset_);
+  return flags_.vmstate ? IoVector(segments)
+                        : image_.inside(IoVector(segments), offset_);
 }
 
 WriteZeroesFlags IoRequest::zeroes_flags() const {
-  return {.may_unmap = flags_.may_unmap, .no_fallback = flags_.no_fallback};
+  return {.may_unmap = flags_.may_unmap && !image_.ignores_discards(),
+          .no_fallback = flags_.no_fallback};
 }
 
 bool IoRequest::verify(uint64_t from, uint64_t count) {

@@ -10,7 +10,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/errors.h"
-#include "tools/cli_text.h"
 
 namespace spindle {
 namespace {
@@ -28,12 +27,15 @@ std::string clock_text(absl::Duration elapsed, bool always_whole) {
 
 std::optional<uint64_t> read_number(absl::string_view text) {
   const SizeArgument size = parse_size_argument(text);
-  if (size.value.has_value()) return size.value;
+  if (!size.value.has_value()) print_bad_number(size, text);
+  return size.value;
+}
+
+void print_bad_number(const SizeArgument& size, absl::string_view text) {
   std::printf(size.too_large ? "Parsing error: argument too large -- %s\n"
                              : "Parsing error: non-numeric argument, or "
                                "extraneous/unrecognized suffix -- %s\n",
               std::string(text).c_str());
-  return std::nullopt;
 }
 
 std::optional<uint8_t> read_pattern(const char* text) {
@@ -95,7 +97,9 @@ void print_dump(absl::Span<const uint8_t> bytes, uint64_t offset) {
 }
 
 std::string failure_text(const absl::Status& status) {
-  return std::strerror(absl::IsOutOfRange(status) ? EIO : errno_for(status));
+  const bool is_outside =
+      absl::IsOutOfRange(status) && !errno_of(status).has_value();
+  return std::strerror(is_outside ? EIO : errno_for(status));
 }
 
 }  // namespace spindle

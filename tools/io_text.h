@@ -13,6 +13,7 @@
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
 #include "absl/types/span.h"
+#include "tools/cli_text.h"
 
 namespace spindle {
 
@@ -21,6 +22,8 @@ inline constexpr uint64_t kMaxIoBytes = (uint64_t{1} << 31) - 512;
 
 // An offset or a length, below 2^63.  Nothing, and a message, if it is none.
 std::optional<uint64_t> read_number(absl::string_view text);
+// What read_number() says of `text`, which `size` is not of.
+void print_bad_number(const SizeArgument& size, absl::string_view text);
 // A byte in C's notation.  Nothing, and a message, if it is none.
 std::optional<uint8_t> read_pattern(const char* text);
 

@@ -10,6 +10,7 @@
 
 #include "absl/status/status.h"
 #include "engine/block_device.h"
+#include "engine/cache_mode.h"
 #include "engine/sector.h"
 #include "tools/io_command.h"
 #include "tools/io_flags.h"
@@ -57,10 +58,6 @@ IoOutcome refuse(const char* message) {
   return IoOutcome::kFailed;
 }
 
-absl::Status vmstate_is_missing() {
-  return absl::UnimplementedError("no access to the vmstate area");
-}
-
 // What of the data -P is about.
 struct Verified {
   uint64_t from = 0;
@@ -85,8 +82,25 @@ std::optional<Verified> read_verified(const IoFlags& flags, uint64_t length) {
   return std::nullopt;
 }
 
+absl::Status read_vmstate(IoImage& image, IoRequest& request) {
+  const absl::Status status =
+      image.device().driver().read_vmstate(request.qiov(), request.offset());
+  if (!absl::IsOutOfRange(status)) return status;
+  // Nothing can be there: zeroes, as where nothing is.
+  request.qiov().fill(0);
+  return absl::OkStatus();
+}
+
+absl::Status write_vmstate(IoImage& image, IoRequest& request) {
+  const absl::Status status =
+      image.device().driver().write_vmstate(request.qiov(), request.offset());
+  return status.ok() && is_writethrough(image.device().cache_mode())
+             ? image.device().flush()
+             : status;
+}
+
 absl::Status do_read(IoImage& image, IoRequest& request) {
-  if (request.flags().vmstate) return vmstate_is_missing();
+  if (request.flags().vmstate) return read_vmstate(image, request);
   absl::Status status = request.check_range();
   const IoVector qiov = request.qiov();
   if (!status.ok() || qiov.empty()) return status;
@@ -95,6 +109,7 @@ absl::Status do_read(IoImage& image, IoRequest& request) {
 
 IoOutcome finish_read(IoCall& call, IoRequest& request, Verified part) {
   const absl::Status status = do_read(*call.image, request);
+  call.image->collect_finished();
   if (!status.ok()) return report_failure(call.command->name, status);
   const bool right = !request.flags().pattern.has_value() ||
                      request.verify(part.from, part.count);
@@ -166,7 +181,7 @@ bool fill_from_file(const char* filename, absl::Span<uint8_t> bytes) {
 absl::Status do_write(IoImage& image, IoRequest& request) {
   const IoFlags& flags = request.flags();
   BlockDevice& device = image.device();
-  if (flags.vmstate) return vmstate_is_missing();
+  if (flags.vmstate) return write_vmstate(image, request);
   absl::Status status = request.check_range();
   if (!status.ok()) return status;
   if (flags.compressed && !flags.zeroes) {
@@ -184,6 +199,7 @@ absl::Status do_write(IoImage& image, IoRequest& request) {
 
 IoOutcome finish_write(IoCall& call, IoRequest& request) {
   const absl::Status status = do_write(*call.image, request);
+  call.image->collect_finished();
   if (!status.ok()) return report_failure(call.command->name, status);
   request.report("wrote");
   return IoOutcome::kDone;
@@ -230,8 +246,9 @@ IoOutcome run_discard(IoCall& call) {
   no_memory.zeroes = true;
   IoRequest request(*call.image, no_memory, range->offset, {range->length}, 0);
   absl::Status status = request.check_range();
-  if (status.ok() && !call.image->target().ignore_discards)
+  if (status.ok() && !call.image->ignores_discards())
     status = call.image->device().discard(request.range());
+  call.image->collect_finished();
   if (!status.ok()) return report_failure("discard", status);
   request.report("discard");
   return IoOutcome::kDone;
@@ -292,61 +309,46 @@ constexpr IoCommand kCommands[] = {
      .short_name = "r",
      .min_arguments = 2,
      .max_arguments = IoCommand::kAnyCount,
-     .needs_image = true,
-     .writes = false,
      .arguments = "[-abCqv] [-P pattern [-s off] [-l len]] off len",
-     .summary = "reads some bytes",
+     .summary = "reads a number of bytes at a specified offset",
      .details = kReadDetails,
      .run = run_read},
     {.name = "readv",
-     .short_name = nullptr,
      .min_arguments = 2,
      .max_arguments = IoCommand::kAnyCount,
-     .needs_image = true,
-     .writes = false,
      .arguments = "[-Cqv] [-P pattern] off len [len..]",
-     .summary = "reads into several buffers",
+     .summary = "reads a number of bytes at a specified offset",
      .details = kReadvDetails,
      .run = run_readv},
     {.name = "write",
      .short_name = "w",
      .min_arguments = 2,
      .max_arguments = IoCommand::kAnyCount,
-     .needs_image = true,
      .writes = true,
      .arguments = "[-bcCfnquz] [-P pattern | -s source_file] off len",
-     .summary = "writes some bytes",
+     .summary = "writes a number of bytes at a specified offset",
      .details = kWriteDetails,
      .run = run_write},
     {.name = "writev",
-     .short_name = nullptr,
      .min_arguments = 2,
      .max_arguments = IoCommand::kAnyCount,
-     .needs_image = true,
      .writes = true,
      .arguments = "[-Cfq] [-P pattern] off len [len..]",
-     .summary = "writes from several buffers",
+     .summary = "writes a number of bytes at a specified offset",
      .details = kWritevDetails,
      .run = run_writev},
     {.name = "discard",
      .short_name = "d",
      .min_arguments = 2,
      .max_arguments = IoCommand::kAnyCount,
-     .needs_image = true,
      .writes = true,
      .arguments = "[-Cq] off len",
-     .summary = "says that some bytes are no longer needed",
+     .summary = "discards a number of bytes at a specified offset",
      .details = kDiscardDetails,
      .run = run_discard},
     {.name = "flush",
      .short_name = "f",
-     .min_arguments = 0,
-     .max_arguments = 0,
-     .needs_image = true,
-     .writes = false,
-     .arguments = "",
-     .summary = "makes what was written durable",
-     .details = nullptr,
+     .summary = "flush all in-core file state to disk",
      .run = run_flush},
 };
 

@@ -194,6 +194,9 @@ class Qcow2Driver final : public BlockDriver {
   // What the image's files and keys were opened by is in `header`, too.
   absl::Status check_same(const Header& header) const;
 
+  // REQUIRES: parts_ != nullptr.
+  void log_what_is_lost(const absl::Status& why) const;
+
   // What activate() does once it has the locks.
   absl::Status load_again();
   // What reopen() does about all but read_only, and about that.  On error it is

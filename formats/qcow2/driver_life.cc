@@ -1,5 +1,6 @@
 // Qcow2Driver: reopening, inactivating, activating, closing.
 #include <array>
+#include <cstring>
 #include <memory>
 #include <string>
 #include <utility>
@@ -51,7 +52,7 @@ absl::Status Qcow2Driver::change_options(ReopenOptions options) {
   after.no_flush = options.no_flush.value_or(after.no_flush);
   for (const auto& [name, value] : options.driver_options)
     after.driver_options[name] = value;
-  absl::Status status = parse_runtime_options(after, header_).status();
+  absl::Status status = parse_runtime_options(after, header_, true).status();
   if (status.ok() && !read_only()) status = parts_->image->rounds().settle();
   if (!status.ok()) return status;
   const OpenOptions before = options_;
@@ -188,10 +189,23 @@ absl::Status Qcow2Driver::activate() {
   return status;
 }
 
+void Qcow2Driver::log_what_is_lost(const absl::Status& why) const {
+  if (!log_ || why.ok()) return;
+  const auto log = [&](absl::string_view what) {
+    log_(LogSeverity::kError, absl::StrCat("Failed to flush the ", what, ": ",
+                                           std::strerror(errno_for(why))));
+  };
+  if (parts_->image->l2_tables().has_dirty()) log("L2 table cache");
+  if (parts_->image->refblocks().has_dirty()) log("refcount block cache");
+}
+
 absl::Status Qcow2Driver::close() {
   absl::Status status;
   // Inactive, the file is somebody else's.
-  if (!read_only() && parts_ != nullptr) status = parts_->finish_writing();
+  if (!read_only() && parts_ != nullptr) {
+    status = parts_->finish_writing();
+    log_what_is_lost(status);
+  }
   const absl::Status closed = files_.close();
   return status.ok() ? closed : status;
 }

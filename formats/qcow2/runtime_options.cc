@@ -139,7 +139,7 @@ absl::Status check_sizes(const Sizes& sizes) {
 }
 
 absl::StatusOr<Sizes> collect(OptionMap options, const Header& header,
-                              RuntimeOptions* result) {
+                              bool reopening, RuntimeOptions* result) {
   Sizes sizes;
   absl::Status status = take_sizes(&options, &sizes);
   if (status.ok()) status = take_reuse(&options, &result->reuse);
@@ -154,7 +154,8 @@ absl::StatusOr<Sizes> collect(OptionMap options, const Header& header,
   std::erase_if(options, [](const auto& option) {
     return crypto::is_open_option(option.first);  // for Encryption
   });
-  status = refuse_left_options("format", "qcow2", options);
+  status = reopening ? ReopenOptions{.driver_options = options}.refuse_options()
+                     : refuse_left_options("format", "qcow2", options);
   if (!status.ok()) return status;
   return sizes;
 }
@@ -162,12 +163,13 @@ absl::StatusOr<Sizes> collect(OptionMap options, const Header& header,
 }  // namespace
 
 absl::StatusOr<RuntimeOptions> parse_runtime_options(const OpenOptions& options,
-                                                     const Header& header) {
+                                                     const Header& header,
+                                                     bool reopening) {
   RuntimeOptions result;
   result.punch_holes = options.pass_discard_through;
   if (options.place_as_qemu) result.reuse = ReusePolicy::kLowest;
   absl::StatusOr<Sizes> sizes =
-      collect(options.driver_options, header, &result);
+      collect(options.driver_options, header, reopening, &result);
   if (!sizes.ok()) return sizes.status();
   const uint64_t slice = sizes->slice.value_or(
       std::min<uint64_t>(kDefaultSliceBytes, header.cluster_size_bytes()));

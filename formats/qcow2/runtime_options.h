@@ -38,9 +38,11 @@ struct RuntimeOptions {
 };
 
 // Errors: kInvalidArgument for an unknown name, a value that is not of its
-// form, or sizes that contradict each other; the message names it.
+// form, or sizes that contradict each other; the message names it.  With
+// `reopening` an unknown one is one that cannot be changed.
 absl::StatusOr<RuntimeOptions> parse_runtime_options(const OpenOptions& options,
-                                                     const Header& header);
+                                                     const Header& header,
+                                                     bool reopening = false);
 
 }  // namespace spindle::qcow2
 

@@ -393,6 +393,37 @@ TEST(WriteZeroes, DoesNotFallBackWhereThatIsForbidden) {
   EXPECT_TRUE(bench.driver.transfers().empty());
 }
 
+// A range that begins or ends within a sector: quick where the driver makes
+// sectors zero as quickly as all else, or where all of the sector is zero then.
+TEST(WriteZeroes, RaggedEndsFallBackOnlyWhereTheyMust) {
+  Bench bench;
+  std::string model = bench.driver.content();
+  ASSERT_TRUE(bench.zero({3, 1000}, {.no_fallback = true}).ok());
+  model.replace(3, 1000, 1000, '\0');
+  EXPECT_EQ(bench.driver.content(), model);
+
+  DriverLimits limits;
+  limits.write_zeroes_alignment_bytes = 4096;
+  Bench coarse(with_limits(limits));
+  model = coarse.driver.content();
+  EXPECT_EQ(coarse.zero({3, 1000}, {.no_fallback = true}).code(),
+            absl::StatusCode::kUnimplemented);
+  EXPECT_EQ(coarse.driver.content(), model);
+  EXPECT_TRUE(coarse.driver.transfers().empty());
+
+  // Nobody has written here.
+  GatedDriver fresh({.length_bytes = uint64_t{1} << 20, .limits = limits});
+  RequestExecutor requests(&fresh, CacheMode::kWriteback, DetectZeroes::kOff);
+  RequestExecutor::Attempt attempt;
+  EXPECT_TRUE(requests
+                  .run({.kind = RequestKind::kWriteZeroes,
+                        .zeroes_flags = {.no_fallback = true},
+                        .offset = 3,
+                        .length = 1000},
+                       IoVector(), 0, nullptr, &attempt)
+                  .ok());
+}
+
 TEST(Emulation, DiscardDoesNothingAndStatusSaysData) {
   Bench bench(plain_driver());
   const std::string before = bench.driver.content();

@@ -101,6 +101,8 @@ absl::Status Reader::add_to_row(absl::string_view line) {
     row_->compare_usage = true;
   } else if (take_word("disk", line, &rest) && rest.empty()) {
     row_->on_disk = true;
+  } else if (take_word("sorted", line, &rest) && rest.empty()) {
+    row_->in_any_order = true;
   } else if (take_word("differs", line, &rest)) {
     return add_difference(rest);
   } else {

@@ -21,6 +21,7 @@
 //   ignore FILE         the file is not compared
 //   usage               the space that files take is compared, too
 //   disk                runs on a disk's file system, not on tmpfs
+//   sorted              the lines of standard output come in any order
 //   differs WHAT REASON WHAT (stdout, stderr or files) is not the same, and
 //                       shall not be
 //   COMMAND             run by the shell; its exit status is compared
@@ -49,6 +50,7 @@ struct Row {
   std::map<std::string, FileComparison> comparisons;  // else kBytes
   bool compare_usage = false;
   bool on_disk = false;
+  bool in_any_order = false;
   std::map<std::string, std::string> differences;  // what, why
 };
 

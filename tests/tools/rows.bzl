@@ -2,7 +2,7 @@
 
 load("//build_defs:cc.bzl", "cc_test")
 
-def rows_test(name, shard_count = 1, tags = []):
+def rows_test(name, shard_count = 1, tags = [], needs_threads = False):
     """Runs the rows of rows/<name>.rows with QEMU's programs and with ours."""
     rows = "rows/%s.rows" % name
     cc_test(
@@ -20,6 +20,10 @@ def rows_test(name, shard_count = 1, tags = []):
             "//tools:spindle-io",
         ],
         shard_count = shard_count,
+        target_compatible_with = select({
+            "//:no_tbb": ["@platforms//:incompatible"] if needs_threads else [],
+            "//conditions:default": [],
+        }),
         # Other people's programs take most of the time, and a sanitizer starts
         # ours slowly: what these programs call is tested by itself.
         tags = tags + ["no-sanitize"],
