@@ -21,7 +21,8 @@ struct BenchSettings {
   int poll_us = 50;
   std::string tmpfs = "/dev/shm";
   std::string ext4 = ".";
-  std::string only;  // a part of the group's name; empty: all groups
+  std::string spindle_img;  // the program; empty: its rows are left out
+  std::string only;         // a part of the group's name; empty: all groups
 
   uint64_t image_bytes() const { return image_mib << 20; }
   const std::string& directory(bool on_tmpfs) const {

@@ -23,6 +23,7 @@
 #include "benchmarks/offsets.h"
 #include "benchmarks/ratio_table.h"
 #include "benchmarks/scaling.h"
+#include "benchmarks/tool_rows.h"
 #include "benchmarks/write_rows.h"
 #include "threadpool/default_executor.h"
 
@@ -48,6 +49,8 @@ class Ratios {
     if (status.ok() && wanted("open")) status = add_open_row(context);
     if (status.ok() && wanted("encryption"))
       status = add_encryption_rows(context);
+    if (status.ok() && wanted("tools") && !settings_.spindle_img.empty())
+      status = add_tool_rows(context, settings_.spindle_img);
     return status;
   }
   const RatioTable& table() const { return table_; }
@@ -262,6 +265,8 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--ext4", settings.ext4, "a directory on ext4")
       ->capture_default_str();
+  app.add_option("--spindle-img", settings.spindle_img,
+                 "the program, for the group \"tools\"");
   app.add_option("--only", settings.only,
                  "only groups whose name has this in it");
   CLI11_PARSE(app, argc, argv);

@@ -53,6 +53,15 @@ absl::Status BlockDriver::amend(const AmendOptions&) {
   return unimplemented(*this, "amendment of options");
 }
 
+absl::Status BlockDriver::change_backing_file(absl::string_view,
+                                              absl::string_view) {
+  return unimplemented(*this, "change of the backing file");
+}
+
+absl::Status BlockDriver::make_empty() {
+  return unimplemented(*this, "making empty");
+}
+
 absl::StatusOr<std::vector<SnapshotInfo>> BlockDriver::list_snapshots() {
   return unimplemented(*this, "list of snapshots");
 }

@@ -96,6 +96,8 @@ enum class Capability : uint32_t {
   kBitmaps = 1 << 14,
   kVmState = 1 << 15,
   kAmend = 1 << 16,
+  kChangeBacking = 1 << 17,
+  kMakeEmpty = 1 << 18,
 };
 
 class Capabilities {
@@ -346,6 +348,17 @@ class BlockDriver {
   // Errors: kInvalidArgument for an option that makes no sense or that nothing
   // can change, kUnimplemented for what this image cannot become, kCancelled.
   virtual absl::Status amend(const AmendOptions& options);
+
+  // Makes the image name another backing file (an empty name: none) of the
+  // format `format` (empty: not stated).  Nothing is opened: until the image is
+  // opened anew it reads through the file that it was opened over.
+  // Errors: kInvalidArgument for a name that is too long, kResourceExhausted
+  // if the header has no room for it; nothing has changed then.
+  virtual absl::Status change_backing_file(absl::string_view filename,
+                                           absl::string_view format);
+
+  // Gives up all that the image has itself: the backing file shows through.
+  virtual absl::Status make_empty();
 
   // Dirty bitmaps that the image keeps while it is closed.  Every change of the
   // disk through this driver is recorded in those that are enabled.  Changes of

@@ -43,6 +43,20 @@ absl::Status check_option_names(const CreateOptions& options,
 
 }  // namespace
 
+absl::StatusOr<std::string> ImageOpener::new_file_name(
+    const std::string& filename) const {
+  if (const DriverFilter* const filter = filter_for(filename)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Protocol driver '", filter->name(),
+                     "' does not support image creation"));
+  }
+  std::string name = filename;
+  const absl::StatusOr<const StorageProtocol*> protocol =
+      protocol_for(policy_.name_syntax, &name);
+  if (!protocol.ok()) return protocol.status();
+  return name;
+}
+
 absl::Status ImageOpener::create(const std::string& filename,
                                  const std::string& format_name,
                                  const CreateOptions& options) const {
@@ -75,7 +89,7 @@ absl::Status ImageOpener::create(const std::string& filename,
   if (!status.ok()) return status;
   status = (*protocol)->create(
       plain_name, (*format)->initial_file_length(complete),
-      only_listed(options.options, (*protocol)->create_options()));
+      only_listed(options.options, (*protocol)->create_options()), policy_.log);
   if (!status.ok()) return status;
   absl::StatusOr<std::shared_ptr<BlockDriver>> file =
       (*protocol)->open(plain_name, OpenOptions{});
@@ -122,7 +136,8 @@ absl::Status ImageOpener::create_data_file(const ImageFormat& format,
   }
   return (*protocol)->create(
       filename, (*wanted)->length_bytes,
-      only_listed((*wanted)->options, (*protocol)->create_options()));
+      only_listed((*wanted)->options, (*protocol)->create_options()),
+      policy_.log);
 }
 
 // Opens the backing file of a new image, to see that it is one and to learn its

@@ -113,6 +113,12 @@ absl::Status FilterDriver::amend(const AmendOptions& options) {
   return child_->amend(options);
 }
 
+absl::Status FilterDriver::change_backing_file(absl::string_view filename,
+                                               absl::string_view format) {
+  return child_->change_backing_file(filename, format);
+}
+absl::Status FilterDriver::make_empty() { return child_->make_empty(); }
+
 absl::StatusOr<std::vector<DirtyBitmapInfo>> FilterDriver::list_bitmaps() {
   return child_->list_bitmaps();
 }

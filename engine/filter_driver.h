@@ -70,6 +70,10 @@ class FilterDriver : public BlockDriver {
                              uint64_t position_bytes) override;
   absl::Status amend(const AmendOptions& options) override;
 
+  absl::Status change_backing_file(absl::string_view filename,
+                                   absl::string_view format) override;
+  absl::Status make_empty() override;
+
   absl::StatusOr<std::vector<DirtyBitmapInfo>> list_bitmaps() override;
   absl::StatusOr<std::shared_ptr<const DirtyBitmap>> find_bitmap(
       absl::string_view name) override;

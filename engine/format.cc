@@ -1,8 +1,16 @@
 #include "engine/format.h"
 
+#include "absl/status/status.h"
+#include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 
 namespace spindle {
+
+absl::StatusOr<ImageFormat::Measurement> ImageFormat::measure(
+    const CreateOptions&, BlockDriver*) const {
+  return absl::UnimplementedError(absl::StrCat(
+      "Block driver '", name(), "' does not support size measurement"));
+}
 
 const ImageFormat* DriverRegistry::find_format(absl::string_view name) const {
   for (const ImageFormat* format : formats) {

@@ -146,10 +146,10 @@ class StorageProtocol {
   virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       const std::string& filename, const OpenOptions& options) const = 0;
   // Makes an empty file of `length_bytes`, replacing what was there (a block
-  // device stays as it is, and fails if it is too small).
+  // device stays as it is, and fails if it is too small).  `log` may be empty.
   virtual absl::Status create(const std::string& filename,
-                              uint64_t length_bytes,
-                              const OptionMap& options) const = 0;
+                              uint64_t length_bytes, const OptionMap& options,
+                              const LogSink& log) const = 0;
   virtual std::vector<OptionHelp> create_options() const { return {}; }
 };
 
@@ -197,6 +197,23 @@ class ImageFormat {
   // What BlockDriver::amend() can change; empty: nothing.
   virtual std::vector<OptionHelp> amend_options() const { return {}; }
   virtual bool supports_backing() const { return false; }
+  // How much space a file takes that holds a new image.
+  struct Measurement {
+    // With the content of a source (none: empty), at most.
+    uint64_t required_bytes = 0;
+    // With data everywhere.
+    uint64_t fully_allocated_bytes = 0;
+    // For copies of the source's persistent bitmaps, beside that; nothing if
+    // the format or the source keeps none.
+    std::optional<uint64_t> bitmaps_bytes = std::nullopt;
+  };
+  // `source` may be null; of one, block_status() is asked.
+  // REQUIRES: options.size_bytes has a value: that of the source, if there is
+  // one.
+  // Errors: kUnimplemented for a format that cannot say; those of
+  // check_create().
+  virtual absl::StatusOr<Measurement> measure(const CreateOptions& options,
+                                              BlockDriver* source) const;
   // Whether what nobody has written reads as zeroes in an image that
   // create(options) made (encrypted: as noise).
   // REQUIRES: options.size_bytes has a value.

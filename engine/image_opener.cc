@@ -174,6 +174,8 @@ absl::StatusOr<const StorageProtocol*> ImageOpener::protocol_for(
   for (const StorageProtocol* protocol : registry_.protocols) {
     if (protocol->claims(*filename)) return protocol;
   }
+  if (const StorageProtocol* file = registry_.find_protocol("file"))
+    return file;
   return absl::InvalidArgumentError(
       absl::StrCat("no storage protocol knows how to open '", *filename, "'"));
 }

@@ -73,7 +73,10 @@ class ImageOpener {
   // An image whose format is known, and which is not open: only its storage is.
   struct Inspected {
     std::shared_ptr<BlockDriver> file;
-    // Null: `file` is all that there is (a protocol or a filter was asked for).
+    // The topmost driver's name.
+    std::string driver;
+    // Null: `file` is all that there is (that driver is a protocol or a
+    // filter).
     const ImageFormat* format = nullptr;
     // How the format would have been opened, its own options included.
     OpenOptions options;
@@ -89,6 +92,10 @@ class ImageOpener {
   // check it and to learn its length.
   absl::Status create(const std::string& filename, const std::string& format,
                       const CreateOptions& options) const;
+
+  // The name, without a prefix, of the file that create() makes for `filename`.
+  // Errors: kInvalidArgument if there is no way to make one.
+  absl::StatusOr<std::string> new_file_name(const std::string& filename) const;
 
   // The name of the format that `filename` most likely has.
   absl::StatusOr<std::string> probe(const std::string& filename) const;

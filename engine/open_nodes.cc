@@ -120,6 +120,7 @@ absl::StatusOr<ImageOpener::Driver> ImageOpener::open_description(
     return absl::InvalidArgumentError(
         "force-share=on can only be used with read-only images");
   }
+  if (place.inspected != nullptr) place.inspected->driver = driver;
   absl::StatusOr<Driver> opened;
   if (protocol != nullptr) {
     opened = open_protocol(*protocol, std::move(what), options);
@@ -310,6 +311,7 @@ absl::StatusOr<ImageOpener::Driver> ImageOpener::open_image(
   options.driver_options = std::move(own);
   if (place.inspected != nullptr) {
     place.inspected->format = format;
+    place.inspected->driver = std::string(format->name());
     place.inspected->options = std::move(options);
     return file;
   }

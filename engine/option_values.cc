@@ -1,13 +1,18 @@
 #include "engine/option_values.h"
 
+#include <cerrno>
 #include <cmath>
 #include <cstddef>
+#include <cstdlib>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 
 namespace spindle {
 namespace {
@@ -58,6 +63,7 @@ std::optional<uint64_t> parse_size(absl::string_view text) {
       absl::ascii_tolower(text[1]) == 'x') {
     return parse_hexadecimal(text.substr(2));
   }
+  absl::ConsumePrefix(&text, "+");
   const absl::string_view whole_digits = take_digits(&text);
   uint64_t whole = 0;
   if (whole_digits.empty() || !absl::SimpleAtoi(whole_digits, &whole))
@@ -90,14 +96,16 @@ absl::StatusOr<uint64_t> parse_size_option(absl::string_view name,
 
 absl::StatusOr<uint64_t> parse_number_option(absl::string_view name,
                                              absl::string_view value) {
-  uint64_t number = 0;
-  absl::string_view rest = value;
-  if (!value.empty() && take_digits(&rest) == value &&
-      absl::SimpleAtoi(value, &number)) {
-    return number;
-  }
-  return absl::InvalidArgumentError(absl::StrCat(
-      "Parameter '", name, "' expects a number, not '", value, "'"));
+  const std::string text(value);
+  char* end = nullptr;
+  errno = 0;
+  const unsigned long long number = std::strtoull(text.c_str(), &end, 0);
+  if (errno == 0 && end != text.c_str() && *end == '\0') return number;
+  const std::string words =
+      absl::StrCat("Parameter '", name, "' expects a number");
+  return with_qemu_words(
+      absl::InvalidArgumentError(absl::StrCat(words, ", not '", value, "'")),
+      words);
 }
 
 absl::StatusOr<bool> parse_bool_option(absl::string_view name,

@@ -22,7 +22,8 @@ std::optional<uint64_t> parse_size(absl::string_view text);
 // Errors: kInvalidArgument.
 absl::StatusOr<uint64_t> parse_size_option(absl::string_view name,
                                            absl::string_view value);
-// Decimal digits only, as QEMU's <num>.
+// QEMU's <num>: decimal, "0x..." or "0..."; negative ones become large ones, as
+// there.
 absl::StatusOr<uint64_t> parse_number_option(absl::string_view name,
                                              absl::string_view value);
 // "on", "yes", "true", "y", or "off", "no", "false", "n".

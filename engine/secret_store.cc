@@ -6,6 +6,7 @@
 
 #include <cctype>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 
 #include "absl/cleanup/cleanup.h"
@@ -44,9 +45,12 @@ std::string take_item(absl::string_view* text) {
 absl::StatusOr<Properties> parse_properties(absl::string_view text) {
   std::string type = take_item(&text);
   if (type != "secret" && type != "qom-type=secret") {
-    return absl::InvalidArgumentError(
-        absl::StrCat("object type '", type.substr(0, type.find('=')),
-                     "' is not known; known is 'secret'"));
+    return with_qemu_words(
+        absl::InvalidArgumentError(
+            absl::StrCat("object type '", type.substr(0, type.find('=')),
+                         "' is not known; known is 'secret'")),
+        absl::StrCat("Parameter 'qom-type' does not accept value '", type,
+                     "'"));
   }
   Properties properties;
   while (!text.empty()) {
@@ -56,6 +60,7 @@ absl::StatusOr<Properties> parse_properties(absl::string_view text) {
     if (equals == std::string::npos) {
       wipe(item.data(), item.size());
       wipe_all(&properties);
+      // Without its text, which may be a part of the secret.
       return absl::InvalidArgumentError(
           "a property of a secret object has no value");
     }
@@ -73,24 +78,35 @@ absl::Status check_names(const Properties& properties) {
     }
     if (name != "id" && name != "data" && name != "file" && name != "env" &&
         name != "format") {
-      return absl::InvalidArgumentError(
-          absl::StrCat("a secret has no property '", name, "'"));
+      return with_qemu_words(
+          absl::InvalidArgumentError(
+              absl::StrCat("a secret has no property '", name, "'")),
+          absl::StrCat("Parameter '", name, "' is unexpected"));
     }
   }
   const size_t sources = properties.count("data") + properties.count("file") +
                          properties.count("env");
   if (sources != 1) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "a secret has one of the properties 'data', 'file' and 'env', not ",
-        sources, " of them"));
+    return with_qemu_words(
+        absl::InvalidArgumentError(absl::StrCat(
+            "a secret has one of the properties 'data', 'file' and 'env', not ",
+            sources, " of them")),
+        sources == 0 ? "Either 'file' or 'data' must be provided"
+                     : "'file' and 'data' are mutually exclusive");
   }
   return absl::OkStatus();
 }
 
 absl::StatusOr<SecretBytes> read_whole(const std::string& filename) {
   const int fd = open(filename.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0)
-    return errno_status(errno, absl::StrCat("secret: open '", filename, "'"));
+  if (fd < 0) {
+    const absl::Status status =
+        errno_status(errno, absl::StrCat("secret: open '", filename, "'"));
+    return with_qemu_words(
+        status, absl::StrCat("Unable to read ", filename,
+                             ": Failed to open file \u201c", filename,
+                             "\u201d: ", std::strerror(errno_for(status))));
+  }
   const auto closer = absl::MakeCleanup([fd] { close(fd); });
   SecretBytes bytes(SecretStore::kMaxSecretBytes + 1);
   size_t done = 0;
@@ -127,8 +143,11 @@ absl::StatusOr<SecretBytes> load(const Properties& properties) {
 absl::StatusOr<SecretBytes> decode(SecretBytes raw, const std::string& format) {
   if (format == "raw") return raw;
   if (format != "base64") {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "format '", format, "' of a secret is neither 'raw' nor 'base64'"));
+    return with_qemu_words(
+        absl::InvalidArgumentError(absl::StrCat(
+            "format '", format, "' of a secret is neither 'raw' nor 'base64'")),
+        absl::StrCat("Parameter 'format' does not accept value '", format,
+                     "'"));
   }
   std::string decoded;
   decoded.reserve(raw.size());
@@ -137,7 +156,11 @@ absl::StatusOr<SecretBytes> decode(SecretBytes raw, const std::string& format) {
   SecretBytes result;
   if (good) result = SecretBytes::copy_of(decoded);
   wipe(decoded.data(), decoded.size());
-  if (!good) return absl::InvalidArgumentError("a secret is not valid base64");
+  if (!good) {
+    return with_qemu_words(
+        absl::InvalidArgumentError("a secret is not valid base64"),
+        "Base64 data contains invalid characters");
+  }
   return result;
 }
 
@@ -145,8 +168,12 @@ absl::StatusOr<SecretBytes> decode(SecretBytes raw, const std::string& format) {
 
 absl::Status SecretStore::add(const std::string& id, SecretBytes secret) {
   if (id.empty() || !absl::ascii_isalpha(static_cast<unsigned char>(id[0]))) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("id '", id, "' of a secret does not begin with a letter"));
+    return with_qemu_words(
+        absl::InvalidArgumentError(absl::StrCat(
+            "id '", id, "' of a secret does not begin with a letter")),
+        "Parameter 'id' expects an identifier\n"
+        "Identifiers consist of letters, digits, '-', '.', '_', starting with "
+        "a letter.");
   }
   if (secret.size() > kMaxSecretBytes) {
     return absl::InvalidArgumentError(
@@ -158,8 +185,10 @@ absl::Status SecretStore::add(const std::string& id, SecretBytes secret) {
           .emplace(id, std::make_shared<const SecretBytes>(std::move(secret)))
           .second;
   if (added) return absl::OkStatus();
-  return absl::AlreadyExistsError(
-      absl::StrCat("there is a secret '", id, "' already"));
+  return with_qemu_words(absl::AlreadyExistsError(absl::StrCat(
+                             "there is a secret '", id, "' already")),
+                         absl::StrCat("attempt to add duplicate property '", id,
+                                      "' to object (type 'container')"));
 }
 
 absl::Status SecretStore::add_object(absl::string_view text) {
@@ -170,7 +199,9 @@ absl::Status SecretStore::add_object(absl::string_view text) {
   if (!status.ok()) return status;
   const auto id = properties->find("id");
   if (id == properties->end())
-    return absl::InvalidArgumentError("a secret has no property 'id'");
+    return with_qemu_words(
+        absl::InvalidArgumentError("a secret has no property 'id'"),
+        "Parameter 'id' is missing");
   absl::StatusOr<SecretBytes> secret = load(*properties);
   if (!secret.ok()) return secret.status();
   const auto format = properties->find("format");

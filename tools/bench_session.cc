@@ -2,9 +2,7 @@
 
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "engine/cache_mode.h"
-#include "engine/errors.h"
 #include "engine/image_opener.h"
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
@@ -12,22 +10,38 @@
 namespace spindle {
 namespace {
 
-absl::StatusOr<std::shared_ptr<BlockDriver>> open_image(
-    const BenchTarget& target) {
-  ImageOpener::Policy policy;
-  policy.probe_image = target.format.empty();
-  const ImageOpener opener(builtin_drivers(), policy);
+OpenOptions open_options(const BenchTarget& target) {
   OpenOptions options;
   options.read_only = target.read_only;
   options.force_share = target.force_share;
   apply_cache_mode(target.cache_mode, &options);
-  return opener.open(target.filename, target.format, options);
+  return options;
+}
+
+ImageOpener opener_for(const BenchTarget& target) {
+  return ImageOpener(builtin_drivers(), tool_policy(target.secrets));
 }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<BenchSession>> BenchSession::open(
     const BenchTarget& target) {
+  absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
+      open_image(opener_for(target), target.image, open_options(target));
+  if (!driver.ok()) return driver.status();
+  return over(*std::move(driver), target);
+}
+
+absl::StatusOr<std::unique_ptr<BenchSession>> BenchSession::open_or_complain(
+    const BenchTarget& target) {
+  std::shared_ptr<BlockDriver> driver = spindle::open_or_complain(
+      opener_for(target), target.image, open_options(target));
+  if (driver == nullptr) return nullptr;
+  return over(std::move(driver), target);
+}
+
+absl::StatusOr<std::unique_ptr<BenchSession>> BenchSession::over(
+    std::shared_ptr<BlockDriver> driver, const BenchTarget& target) {
   ExecutorOptions executor_options;
   if (target.threads.has_value()) executor_options.width = *target.threads;
   absl::StatusOr<std::unique_ptr<Executor>> executor =
@@ -40,15 +54,9 @@ absl::StatusOr<std::unique_ptr<BenchSession>> BenchSession::open(
   // The one device may use the whole pool.
   device_options.max_workers = target.threads.value_or(0);
 
-  absl::StatusOr<std::shared_ptr<BlockDriver>> driver = open_image(target);
   absl::StatusOr<std::unique_ptr<BlockDevice>> device =
-      driver.ok() ? BlockDevice::create(*std::move(driver), executor->get(),
-                                        device_options)
-                  : driver.status();
-  if (!device.ok()) {
-    return with_context(device.status(),
-                        absl::StrCat("Could not open '", target.filename, "'"));
-  }
+      BlockDevice::create(std::move(driver), executor->get(), device_options);
+  if (!device.ok()) return device.status();
   return std::unique_ptr<BenchSession>(
       new BenchSession(*std::move(executor), *std::move(device)));
 }

@@ -1,30 +1,27 @@
-// The subcommands of spindle-img: each registers its options with the command
-// line parser and runs once that has accepted them.
+// The subcommands of spindle-img: each reads its own command line, of which
+// argv[0] is the subcommand's name, and returns the exit code.
 //
 // Thread safety: one thread.
 #ifndef SPINDLE_TOOLS_COMMANDS_H_
 #define SPINDLE_TOOLS_COMMANDS_H_
 
-#include <functional>
-
-namespace CLI {
-class App;
-}
-
 namespace spindle {
 
-// Adds a subcommand to `app` and returns what runs it: the exit code.
-using Command = std::function<int()>;
-Command add_amend_command(CLI::App* app);
-Command add_create_command(CLI::App* app);
-Command add_check_command(CLI::App* app);
-Command add_convert_command(CLI::App* app);
-Command add_info_command(CLI::App* app);
-Command add_map_command(CLI::App* app);
-Command add_bench_command(CLI::App* app);
-Command add_resize_command(CLI::App* app);
-Command add_snapshot_command(CLI::App* app);
-Command add_bitmap_command(CLI::App* app);
+int run_amend(int argc, char** argv);
+int run_bench(int argc, char** argv);
+int run_bitmap(int argc, char** argv);
+int run_check(int argc, char** argv);
+int run_commit(int argc, char** argv);
+int run_compare(int argc, char** argv);
+int run_convert(int argc, char** argv);
+int run_create(int argc, char** argv);
+int run_dd(int argc, char** argv);
+int run_info(int argc, char** argv);
+int run_map(int argc, char** argv);
+int run_measure(int argc, char** argv);
+int run_rebase(int argc, char** argv);
+int run_resize(int argc, char** argv);
+int run_snapshot(int argc, char** argv);
 
 }  // namespace spindle
 

@@ -7,6 +7,7 @@
 #define SPINDLE_TOOLS_IMAGE_OPTS_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -40,16 +41,40 @@ struct ImageArgument {
   bool image_opts = false;
 };
 
+// False, and says so on standard error, for options and a format beside them.
+bool states_format_once(const ImageArgument& image);
+
 // Errors: what QEMU's tools say behind "Could not open '<name>': " is
 // qemu_words() of the status.
 absl::StatusOr<std::shared_ptr<BlockDriver>> open_image(
     const ImageOpener& opener, const ImageArgument& image,
     const OpenOptions& options);
 
+// What a person calls an image that was opened as `image`, whose file is called
+// `filename` and whose format is `format`: the file, where that says all, else
+// "json:{...}".
+std::string display_name(const ImageArgument& image,
+                         const std::string& filename,
+                         const std::string& format);
+
+// The same; what is wrong is said on standard error, and the result null.  Of a
+// raw image whose format was guessed, and which may be written to, the user is
+// warned.
+std::shared_ptr<BlockDriver> open_or_complain(const ImageOpener& opener,
+                                              const ImageArgument& image,
+                                              const OpenOptions& options);
+
+// The same with one of its snapshots in place of the disk, if `snapshot` states
+// one ("-l").
+std::shared_ptr<BlockDriver> open_snapshot_or_complain(
+    const ImageOpener& opener, const ImageArgument& image, OpenOptions options,
+    const std::optional<SnapshotChoice>& snapshot);
+
+enum class ShortForms { kAccepted, kWarnedOf };
 // The options in the text after --image-opts; a first item without '=' is the
-// value of `implied_name`.  Warns on standard error of options that are not
-// written in full.
+// value of `implied_name`.
 OptionMap parse_image_opts(const std::string& text,
+                           ShortForms short_forms = ShortForms::kAccepted,
                            absl::string_view implied_name = "file");
 
 // Copies what of creation options names a secret: needed to open what was made.

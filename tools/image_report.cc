@@ -1,9 +1,10 @@
 #include "tools/image_report.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <optional>
-#include <set>
+#include <string>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -17,7 +18,9 @@
 #include "engine/byte_channel.h"
 #include "engine/checked_math.h"
 #include "engine/errors.h"
+#include "engine/image_name.h"
 #include "engine/image_opener.h"
+#include "engine/qemu_order.h"
 #include "engine/sector.h"
 #include "formats/crypto/algorithms.h"
 #include "formats/luks/header.h"
@@ -36,22 +39,6 @@ using Json = nlohmann::ordered_json;
 
 constexpr uint64_t kProbeBytes = uint64_t{64} << 10;
 
-absl::Status in_file(const std::string& filename, const absl::Status& status) {
-  return with_context(status, absl::StrCat("Could not open '", filename, "'"));
-}
-
-absl::StatusOr<std::shared_ptr<BlockDriver>> open_storage(
-    const DriverRegistry& registry, const std::string& filename,
-    bool force_share) {
-  OpenOptions options;
-  options.read_only = true;
-  options.force_share = force_share;
-  for (const StorageProtocol* protocol : registry.protocols) {
-    if (protocol->claims(filename)) return protocol->open(filename, options);
-  }
-  return absl::InvalidArgumentError("no storage protocol knows how to open it");
-}
-
 absl::StatusOr<std::vector<uint8_t>> read_head(BlockDriver& storage,
                                                ByteChannel* channel,
                                                uint64_t at_most) {
@@ -60,21 +47,6 @@ absl::StatusOr<std::vector<uint8_t>> read_head(BlockDriver& storage,
       channel->read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
   if (!status.ok()) return status;
   return head;
-}
-
-const ImageFormat* guess_format(const DriverRegistry& registry,
-                                absl::Span<const uint8_t> head,
-                                const std::string& filename) {
-  const ImageFormat* best = nullptr;
-  int best_score = 0;
-  for (const ImageFormat* format : registry.formats) {
-    const int score = format->probe(head, filename);
-    if (score > best_score) {
-      best = format;
-      best_score = score;
-    }
-  }
-  return best;
 }
 
 Json describe_bitmaps(const std::vector<qcow2::BitmapEntry>& bitmaps) {
@@ -182,10 +154,6 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
   report.dirty = header->is_dirty();
   report.backing_filename = header->backing_filename;
   report.backing_format = header->backing_format;
-  if (!report.backing_filename.empty()) {
-    report.full_backing_filename =
-        resolve_backing_filename(report.filename, report.backing_filename);
-  }
   const absl::StatusOr<qcow2::BitmapDirectory> directory =
       qcow2::find_bitmap_directory(*header);
   if (!directory.ok()) return directory.status();
@@ -205,17 +173,20 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
 
 // What the driver of any other format says.
 absl::StatusOr<ImageReport> report_opened(
-    const ImageFormat& format, const std::shared_ptr<BlockDriver>& storage,
-    ImageReport report) {
-  OpenOptions options;
-  options.read_only = true;
-  options.open_backing = false;
-  const absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
-      format.open(storage, options, OpenContext{});
-  if (!driver.ok()) return driver.status();
+    const ImageOpener::Inspected& inspected, ImageReport report) {
+  std::shared_ptr<BlockDriver> driver = inspected.file;
+  if (inspected.format != nullptr) {
+    absl::StatusOr<std::shared_ptr<BlockDriver>> opened =
+        inspected.format->open(inspected.file, inspected.options,
+                               OpenContext{});
+    if (!opened.ok()) return opened.status();
+    driver = *std::move(opened);
+  }
   // Not closed: its file is the caller's.
-  const ImageInfo info = (*driver)->info();
-  report.virtual_size_bytes = info.virtual_size_bytes;
+  const ImageInfo info = driver->info();
+  report.virtual_size_bytes =
+      align_up(info.virtual_size_bytes, kSectorSizeBytes);
+  report.actual_size_bytes = info.actual_size_bytes;
   report.cluster_size_bytes = info.cluster_size_bytes;
   return report;
 }
@@ -234,42 +205,57 @@ absl::StatusOr<ImageReport> report_luks(const BlockDriver& storage,
   return report;
 }
 
-absl::StatusOr<ImageReport> report_storage(
-    const DriverRegistry& registry, const std::shared_ptr<BlockDriver>& storage,
-    const std::string& filename, const std::string& format_name) {
-  ByteChannel channel(storage);
+// That the rest of the image is sound enough to be opened, as far as that needs
+// neither a key nor another file.
+absl::Status try_to_open(const ImageOpener::Inspected& inspected,
+                         const ImageReport& report) {
+  const bool needs_more =
+      report.encrypted || report.format_specific.contains("data-file-raw");
+  if (needs_more) return absl::OkStatus();
+  return inspected.format
+      ->open(inspected.file, inspected.options, OpenContext{})
+      .status();
+}
+
+absl::StatusOr<ImageReport> report_inspected(
+    const ImageOpener::Inspected& inspected) {
+  BlockDriver& file = *inspected.file;
   ImageReport report;
-  report.filename = filename;
-  report.format = format_name;
-  report.actual_size_bytes = storage->info().actual_size_bytes;
-  if (format_name.empty()) {
-    const absl::StatusOr<std::vector<uint8_t>> head =
-        read_head(*storage, &channel, kProbeBytes);
-    if (!head.ok()) return head.status();
-    const ImageFormat* guessed = guess_format(registry, *head, filename);
-    if (guessed == nullptr)
-      return absl::InvalidArgumentError("the format is not known");
-    report.format = std::string(guessed->name());
-  } else if (registry.find_format(format_name) == nullptr &&
-             registry.find_protocol(format_name) == nullptr) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("Unknown driver '", format_name, "'"));
-  }
-  if (report.format == "qcow2")
-    return report_qcow2(*storage, &channel, std::move(report));
-  if (report.format == "vdi") {
-    const ImageFormat& format = *registry.find_format(report.format);
-    return report_opened(format, storage, std::move(report));
-  }
+  report.actual_size_bytes = file.info().actual_size_bytes;
+  report.format = inspected.driver;
+  ByteChannel channel(inspected.file);
+  if (inspected.format == nullptr)
+    return report_opened(inspected, std::move(report));
   if (report.format == "luks") {
     const absl::StatusOr<std::vector<uint8_t>> head =
-        read_head(*storage, &channel, luks::kHeaderBytes);
+        read_head(file, &channel, luks::kHeaderBytes);
     if (!head.ok()) return head.status();
-    return report_luks(*storage, *head, std::move(report));
+    return report_luks(file, *head, std::move(report));
   }
-  report.virtual_size_bytes =
-      align_up(storage->length_bytes(), kSectorSizeBytes);
-  return report;
+  if (report.format != "qcow2")
+    return report_opened(inspected, std::move(report));
+  absl::StatusOr<ImageReport> found =
+      report_qcow2(file, &channel, std::move(report));
+  if (!found.ok()) return found;
+  const absl::Status status = try_to_open(inspected, *found);
+  if (!status.ok()) return status;
+  return found;
+}
+
+// Members in QEMU's order, at all depths.
+Json in_qemu_order(const Json& json) {
+  if (json.is_array()) {
+    Json list = Json::array();
+    for (const Json& item : json) list.push_back(in_qemu_order(item));
+    return list;
+  }
+  if (!json.is_object()) return json;
+  std::map<std::string, Json, QemuOrder> members;
+  for (const auto& [name, value] : json.items())
+    members[name] = in_qemu_order(value);
+  Json object = Json::object();
+  for (auto& [name, value] : members) object[name] = std::move(value);
+  return object;
 }
 
 std::string print_value(const Json& value) {
@@ -294,45 +280,31 @@ void append_values(const Json& values, int indentation, std::string* text) {
 
 }  // namespace
 
-absl::StatusOr<ImageReport> make_report(const DriverRegistry& registry,
-                                        const std::string& filename,
-                                        const ReportOptions& options) {
-  const absl::StatusOr<std::shared_ptr<BlockDriver>> storage =
-      open_storage(registry, filename, options.force_share);
-  if (!storage.ok()) return in_file(filename, storage.status());
-  absl::StatusOr<ImageReport> report =
-      report_storage(registry, *storage, filename, options.format);
-  const absl::Status closed = (*storage)->close();
-  if (!report.ok()) return in_file(filename, report.status());
-  if (!closed.ok()) return in_file(filename, closed);
-  return report;
-}
-
-absl::StatusOr<std::vector<ImageReport>> make_chain_report(
-    const DriverRegistry& registry, const std::string& filename,
-    const ReportOptions& options) {
-  std::vector<ImageReport> reports;
-  std::set<std::string> seen;
-  std::string next = filename;
-  ReportOptions next_options = options;
-  while (!next.empty()) {
-    if (!seen.insert(next).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("Backing file '", next, "' creates an infinite loop."));
-    }
-    if (reports.size() > ImageOpener::kMaxChainDepth) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the backing chain has more than ",
-                       ImageOpener::kMaxChainDepth, " files"));
-    }
-    absl::StatusOr<ImageReport> report =
-        make_report(registry, next, next_options);
-    if (!report.ok()) return report.status();
-    next = report->full_backing_filename;
-    next_options.format = report->backing_format;
-    reports.push_back(*std::move(report));
+absl::StatusOr<ImageReport> make_report(const ImageOpener& opener,
+                                        const ImageArgument& image,
+                                        bool force_share) {
+  OpenOptions options;
+  options.read_only = true;
+  options.force_share = force_share;
+  options.open_backing = false;
+  const absl::StatusOr<ImageOpener::Inspected> inspected =
+      image.image_opts
+          ? opener.inspect_nodes(
+                parse_image_opts(image.name, ShortForms::kWarnedOf), options)
+          : opener.inspect(image.name, image.format, options);
+  if (!inspected.ok()) return inspected.status();
+  absl::StatusOr<ImageReport> report = report_inspected(*inspected);
+  const absl::Status closed = inspected->file->close();
+  if (!report.ok()) return report;
+  if (!closed.ok()) return closed;
+  report->filename =
+      display_name(image, inspected->file->filename(), report->format);
+  if (!report->backing_filename.empty()) {
+    report->full_backing_filename =
+        resolve_backing_filename(NameSyntax::kQemu, inspected->file->filename(),
+                                 report->backing_filename);
   }
-  return reports;
+  return report;
 }
 
 std::string to_text(const ImageReport& report) {
@@ -369,11 +341,10 @@ std::string to_text(const ImageReport& report) {
 std::string format_specific_text(const ImageReport& report) {
   if (report.format_specific.is_null()) return {};
   std::string text = "Format specific information:\n";
-  append_values(report.format_specific, 4, &text);
+  append_values(in_qemu_order(report.format_specific), 4, &text);
   return text;
 }
 
-// In the order in which QEMU prints the members.
 Json to_json(const SnapshotInfo& snapshot) {
   constexpr uint64_t kNanosecondsPerSecond = 1'000'000'000;
   Json json = Json::object();
@@ -416,8 +387,8 @@ Json to_json(const ImageReport& report) {
 }
 
 std::string print_json(const Json& json) {
-  const std::string text =
-      json.dump(4, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
+  const std::string text = in_qemu_order(json).dump(
+      4, ' ', /*ensure_ascii=*/true, Json::error_handler_t::replace);
   // QEMU breaks the line in an empty list.
   std::vector<std::string> lines = absl::StrSplit(text, '\n');
   for (std::string& line : lines) {

@@ -1,6 +1,5 @@
 // What `info` says about one image, from its own metadata: neither its backing
-// file nor its data file is opened, and every valid header will do, also of an
-// image that Spindle cannot open.
+// file nor its data file is opened, and no key is needed.
 //
 // Thread safety: values and functions without state.
 #ifndef SPINDLE_TOOLS_IMAGE_REPORT_H_
@@ -14,8 +13,9 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "engine/format.h"
+#include "engine/image_opener.h"
 #include "engine/snapshot.h"
+#include "tools/image_opts.h"
 
 namespace spindle {
 
@@ -30,36 +30,24 @@ struct ImageReport {
   std::string backing_filename;  // as it stands in the image; empty: none
   std::string backing_format;    // empty: not stated
   std::vector<SnapshotInfo> snapshots;
-  // Where that name leads from the image's own directory.
+  // Where that name leads: a relative one starts at the image's directory.
   std::string full_backing_filename;
   // By QEMU's names and in its order; null: the format has nothing to add.
   nlohmann::ordered_json format_specific;
 };
 
-struct ReportOptions {
-  // Empty: guess it from the content.
-  std::string format;
-  // Read also while somebody else writes (-U).
-  bool force_share = false;
-};
-
-absl::StatusOr<ImageReport> make_report(const DriverRegistry& registry,
-                                        const std::string& filename,
-                                        const ReportOptions& options);
-
-// The report of an image and those of its backing chain, from the top down.
-// Backing files are found by the names and formats that the images state.
-// Errors: those of any image of the chain, and kInvalidArgument for a loop.
-absl::StatusOr<std::vector<ImageReport>> make_chain_report(
-    const DriverRegistry& registry, const std::string& filename,
-    const ReportOptions& options);
+// Errors: what QEMU's tools say behind "Could not open '<name>': " is
+// qemu_words() of the status.
+absl::StatusOr<ImageReport> make_report(const ImageOpener& opener,
+                                        const ImageArgument& image,
+                                        bool force_share);
 
 // The lines of `qemu-img info`.
 std::string to_text(const ImageReport& report);
 // Those of them that only this format has.
 std::string format_specific_text(const ImageReport& report);
 nlohmann::ordered_json to_json(const ImageReport& report);
-// As QEMU prints JSON.
+// As QEMU prints JSON: members in its order.
 std::string print_json(const nlohmann::ordered_json& json);
 
 }  // namespace spindle

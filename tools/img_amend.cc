@@ -1,8 +1,8 @@
 // spindle-img amend: changes options of an image that exists.
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -13,25 +13,23 @@
 #include "engine/amend.h"
 #include "engine/block_driver.h"
 #include "engine/cache_mode.h"
+#include "engine/errors.h"
 #include "engine/format.h"
 #include "engine/image_opener.h"
 #include "formats/builtin.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
 #include "tools/image_opts.h"
-#include "tools/object_option.h"
+#include "tools/img_options.h"
+#include "tools/progress.h"
 
 namespace spindle {
 namespace {
 
 struct AmendArguments {
-  std::string filename;
-  std::string format;
-  std::string cache = "writeback";
-  std::vector<std::string> options;
-  std::vector<std::string> objects;
-  bool image_opts = false;
-  bool quiet = false;
+  ImageArgument image;
+  CacheMode cache = CacheMode::kWriteback;
+  OptionText options;
   bool progress = false;
   bool force = false;
 };
@@ -52,112 +50,97 @@ int print_help(const std::string& name) {
   return 0;
 }
 
-bool lists(const std::vector<OptionHelp>& options, const std::string& name) {
-  for (const OptionHelp& option : options) {
-    if (option.name == name) return true;
-  }
-  return false;
-}
-
 // As QEMU words it.
-absl::Status check_names(const OptionMap& changes, const ImageFormat& format) {
-  for (const auto& [name, value] : changes) {
-    if (lists(format.amend_options(), name)) continue;
-    return absl::InvalidArgumentError(
-        absl::StrCat("Invalid parameter '", name, "'",
-                     lists(format.create_options(), name)
-                         ? "\nThis option is only supported for image creation"
-                         : ""));
-  }
-  return absl::OkStatus();
+absl::StatusOr<OptionMap> read_changes(const OptionText& text,
+                                       const ImageFormat& format) {
+  absl::StatusOr<OptionMap> changes =
+      typed_options(text.text(), format.amend_options());
+  if (changes.ok()) return changes;
+  const bool for_creation =
+      typed_options(text.text(), format.create_options()).ok();
+  return absl::InvalidArgumentError(absl::StrCat(
+      changes.status().message(),
+      for_creation ? "\nThis option is only supported for image creation"
+                   : ""));
 }
 
-void show_progress(bool wanted, uint64_t done, uint64_t total) {
-  if (!wanted) return;
-  std::printf("    (%.2f/100%%)\r",
-              static_cast<double>(done) * 100.0 / static_cast<double>(total));
-  std::fflush(stdout);
-}
-
-int amend_image(BlockDriver* image, const AmendArguments& arguments,
-                OptionMap changes) {
+int amend(BlockDriver* image, const AmendArguments& arguments) {
   const std::string name(image->format_name());
+  if (arguments.options.asks_for_help()) return print_help(name);
   const ImageFormat* const format = builtin_drivers().find_format(name);
   if (format == nullptr || !image->capabilities().has(Capability::kAmend))
     return fail_without_support(name);
-  const bool shows = arguments.progress && !arguments.quiet;
-  show_progress(shows, 0, 1);
+  absl::StatusOr<OptionMap> changes = read_changes(arguments.options, *format);
+  if (!changes.ok()) return fail(changes.status().message());
+  Progress progress(arguments.progress);
   AmendOptions options;
-  options.changes = std::move(changes);
+  options.changes = *std::move(changes);
   options.force = arguments.force;
-  options.progress = [shows](uint64_t done, uint64_t total) {
-    show_progress(shows, done, total);
+  options.progress = [&progress](uint64_t done, uint64_t total) {
+    progress.report(done, total);
   };
-  absl::Status status = check_names(options.changes, *format);
-  if (status.ok()) status = image->amend(options);
-  show_progress(shows, 1, 1);
-  if (shows) std::printf("\n");
+  absl::Status status = image->amend(options);
+  progress.finish();
   const absl::Status closed = image->close();
   if (status.ok()) status = closed;
-  return status.ok() ? 0 : fail(status.message());
+  return status.ok() ? 0 : fail(qemu_words(status));
 }
 
-int run_amend(const AmendArguments& arguments) {
-  OptionMap changes;
-  bool help = false;
-  for (const std::string& text : arguments.options) {
-    if (text.empty()) return fail("Invalid option list: ");
-    const OptionList list = parse_option_list(text);
-    help = help || list.help;
-    for (const auto& [name, value] : list.options) changes[name] = value;
-  }
-  if (arguments.options.empty()) {
-    return fail(
-        "Must specify options (-o)\n"
-        "Try 'spindle-img --help' for more information");
-  }
-  if (help && !arguments.format.empty()) return print_help(arguments.format);
-  if (arguments.filename.empty()) return fail("Expecting one image file name");
-  if (!parse_cache_mode(arguments.cache).ok())
-    return fail(absl::StrCat("Invalid cache option: ", arguments.cache));
-
-  const auto secrets = load_secrets(arguments.objects);
-  if (!secrets.ok()) return fail(secrets.status().message());
-  const ImageOpener opener(builtin_drivers(), tool_policy(*secrets));
-  absl::StatusOr<std::shared_ptr<BlockDriver>> image =
-      open_image(opener,
-                 {.name = arguments.filename,
-                  .format = arguments.format,
-                  .image_opts = arguments.image_opts},
-                 tool_open_options());
-  if (!image.ok()) return fail_to_open(arguments.filename, image.status());
-  if (help) return print_help(std::string((*image)->format_name()));
-  return amend_image(image->get(), arguments, std::move(changes));
+int run(const AmendArguments& arguments, const ImageOpener& opener) {
+  OpenOptions options = tool_open_options();
+  apply_cache_mode(arguments.cache, &options);
+  const std::shared_ptr<BlockDriver> image =
+      open_or_complain(opener, arguments.image, options);
+  return image == nullptr ? 1 : amend(image.get(), arguments);
 }
 
 }  // namespace
 
-Command add_amend_command(CLI::App* app) {
-  auto arguments = std::make_shared<AmendArguments>();
-  CLI::App* amend =
-      app->add_subcommand("amend", "Change options of an existing image");
-  amend->add_option("filename", arguments->filename, "the image");
-  amend->add_option("-f", arguments->format,
-                    "its format; guessed if not stated");
-  amend
-      ->add_option("-o", arguments->options,
-                   "what shall change, as name=value,...; \"help\" lists it")
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false);
-  add_object_option(amend, &arguments->objects);
-  amend->add_flag("--image-opts", arguments->image_opts,
-                  "the image is a list of options, not a file name");
-  amend->add_option("-t", arguments->cache, "cache mode (writeback)");
-  amend->add_flag("-q", arguments->quiet, "print nothing");
-  amend->add_flag("-p", arguments->progress, "show how far it is");
-  amend->add_flag("--force", arguments->force, "also what loses data for good");
-  return [arguments] { return run_amend(*arguments); };
+int run_amend(int argc, char** argv) {
+  AmendArguments arguments;
+  std::string cache = "writeback";
+  bool quiet = false;
+  OptionReader reader(argc, argv, "o:f:t:pq",
+                      {{"image-opts", no_argument, nullptr, kOptionImageOpts},
+                       {"force", no_argument, nullptr, kOptionForce}});
+  while (const std::optional<int> found = reader.next()) {
+    switch (*found) {
+      case 'o':
+        if (!arguments.options.add(reader.argument())) return 1;
+        break;
+      case 'f':
+        arguments.image.format = reader.argument();
+        break;
+      case 't':
+        cache = reader.argument();
+        break;
+      case 'p':
+        arguments.progress = true;
+        break;
+      case 'q':
+        quiet = true;
+        break;
+      case kOptionForce:
+        arguments.force = true;
+        break;
+      default:
+        break;
+    }
+  }
+  if (arguments.options.empty()) exit_with_usage("Must specify options (-o)");
+  arguments.progress = arguments.progress && !quiet;
+  if (!arguments.image.format.empty() && arguments.options.asks_for_help())
+    return print_help(arguments.image.format);
+  if (reader.operands().size() != 1)
+    return fail("Expecting one image file name");
+  arguments.image.name = reader.operands()[0];
+  arguments.image.image_opts = reader.image_opts();
+  const std::optional<CacheMode> mode = cache_mode_of(cache);
+  if (!mode.has_value())
+    return fail(absl::StrCat("Invalid cache option: ", cache));
+  arguments.cache = *mode;
+  return run(arguments,
+             ImageOpener(builtin_drivers(), tool_policy(reader.secrets())));
 }
 
 }  // namespace spindle

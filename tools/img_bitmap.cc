@@ -1,7 +1,7 @@
 // spindle-img bitmap: make, change and remove persistent dirty bitmaps.
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -12,11 +12,13 @@
 #include "absl/strings/str_cat.h"
 #include "engine/block_driver.h"
 #include "engine/dirty_bitmap.h"
+#include "engine/errors.h"
 #include "engine/image_opener.h"
-#include "engine/option_values.h"
 #include "formats/builtin.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
+#include "tools/image_opts.h"
+#include "tools/img_options.h"
 
 namespace spindle {
 namespace {
@@ -34,12 +36,10 @@ struct BitmapAction {
 };
 
 struct BitmapArguments {
-  std::vector<std::string> names;  // file and bitmap
-  std::string format;
-  std::string granularity;
-  std::string source_filename;
-  std::string source_format;
-  std::vector<std::string> merged;
+  ImageArgument image;
+  std::string bitmap;
+  ImageArgument source;  // an empty name: the image itself
+  uint64_t granularity = 0;
   std::vector<BitmapAction> actions;  // in the order of the command line
 
   bool does(BitmapAction::Kind kind) const {
@@ -50,22 +50,12 @@ struct BitmapArguments {
   }
 };
 
-using Image = std::shared_ptr<BlockDriver>;
-
-absl::StatusOr<Image> open_image(const std::string& filename,
-                                 const std::string& format, bool read_only) {
-  ImageOpener::Policy policy;
-  policy.probe_image = format.empty();
-  const ImageOpener opener(builtin_drivers(), std::move(policy));
-  OpenOptions options;
-  options.read_only = read_only;
-  // Only the image itself.
-  options.open_backing = false;
-  return opener.open(filename, format, options);
-}
-
 absl::Status merge(BlockDriver& image, const std::string& name,
                    BlockDriver& source, const std::string& source_name) {
+  if (!source.capabilities().has(Capability::kBitmaps)) {
+    return absl::NotFoundError(
+        absl::StrCat("Dirty bitmap '", source_name, "' not found"));
+  }
   const absl::StatusOr<std::shared_ptr<const DirtyBitmap>> bits =
       source.find_bitmap(source_name);
   if (!bits.ok()) return bits.status();
@@ -78,8 +68,8 @@ absl::Status run_action(const BitmapAction& action, const std::string& name,
   if (!image.capabilities().has(Capability::kBitmaps)) {
     return action.kind == BitmapAction::Kind::kAdd
                ? absl::UnimplementedError(absl::StrCat(
-                     "Can't store persistent bitmaps to '", image.filename(),
-                     "': Operation not supported"))
+                     "Can't store persistent bitmaps to ", image.filename(),
+                     ": Operation not supported"))
                : absl::NotFoundError(
                      absl::StrCat("Dirty bitmap '", name, "' not found"));
   }
@@ -101,17 +91,16 @@ absl::Status run_action(const BitmapAction& action, const std::string& name,
 }
 
 // What is done before one fails stays done.
-int run_actions(const BitmapArguments& arguments, uint64_t granularity,
-                BlockDriver& image, BlockDriver& source) {
-  const std::string& name = arguments.names[1];
+int run_actions(const BitmapArguments& arguments, BlockDriver& image,
+                BlockDriver& source) {
   int code = 0;
   for (const BitmapAction& action : arguments.actions) {
-    const absl::Status status =
-        run_action(action, name, granularity, image, source);
+    const absl::Status status = run_action(
+        action, arguments.bitmap, arguments.granularity, image, source);
     if (status.ok()) continue;
     code =
-        fail(absl::StrCat("Operation ", action.name(), " on bitmap ", name,
-                          " failed: ", status.message(),
+        fail(absl::StrCat("Operation ", action.name(), " on bitmap ",
+                          arguments.bitmap, " failed: ", qemu_words(status),
                           absl::StrContains(status.message(), "is inconsistent")
                               ? "\nTry block-dirty-bitmap-remove to delete "
                                 "this bitmap from disk"
@@ -119,112 +108,107 @@ int run_actions(const BitmapArguments& arguments, uint64_t granularity,
     break;
   }
   const absl::Status closed = image.close();
-  return closed.ok() || code != 0 ? code : fail(closed.message());
+  return closed.ok() || code != 0 ? code : fail(qemu_words(closed));
 }
 
-int run_bitmap(const BitmapArguments& arguments) {
-  uint64_t granularity = 0;
-  if (!arguments.granularity.empty()) {
-    const auto parsed = parse_size(arguments.granularity);
-    if (!parsed.has_value()) {
-      return fail(
-          "Invalid granularity specified. You may use k, M, G, T, P or E "
-          "suffixes for\nspindle-img: kilobytes, megabytes, gigabytes, "
-          "terabytes, petabytes and exabytes.");
-    }
-    granularity = *parsed;
+int run(const BitmapArguments& arguments, const ImageOpener& opener) {
+  OpenOptions options = tool_open_options();
+  // Only the image itself.
+  options.open_backing = false;
+  const std::shared_ptr<BlockDriver> image =
+      open_or_complain(opener, arguments.image, options);
+  if (image == nullptr) return 1;
+  if (arguments.source.name.empty())
+    return run_actions(arguments, *image, *image);
+  options.read_only = true;
+  const std::shared_ptr<BlockDriver> source =
+      open_or_complain(opener, arguments.source, options);
+  if (source == nullptr) {
+    image->close().IgnoreError();  // nothing was changed
+    return 1;
   }
-  if (arguments.actions.empty()) {
-    return fail(
-        "Need at least one of --add, --remove, --clear, --enable, --disable, "
-        "or --merge");
-  }
-  if (arguments.names.size() != 2)
-    return fail("Expecting filename and bitmap name");
-  if (granularity != 0 && !arguments.does(BitmapAction::Kind::kAdd))
-    return fail("granularity only supported with --add");
-  if (!arguments.source_format.empty() && arguments.source_filename.empty())
-    return fail("-F only supported with -b");
-  if (!arguments.source_filename.empty() &&
-      !arguments.does(BitmapAction::Kind::kMerge)) {
-    return fail("Merge bitmap source file only supported with --merge");
-  }
-  const std::string& filename = arguments.names[0];
-  const absl::StatusOr<Image> image =
-      open_image(filename, arguments.format, /*read_only=*/false);
-  if (!image.ok()) return fail_to_open(filename, image.status());
-  if (arguments.source_filename.empty())
-    return run_actions(arguments, granularity, **image, **image);
-  const absl::StatusOr<Image> source =
-      open_image(arguments.source_filename, arguments.source_format,
-                 /*read_only=*/true);
-  if (!source.ok()) {
-    (*image)->close().IgnoreError();
-    return fail_to_open(arguments.source_filename, source.status());
-  }
-  const int code = run_actions(arguments, granularity, **image, **source);
-  (*source)->close().IgnoreError();  // it was only read
+  const int code = run_actions(arguments, *image, *source);
+  source->close().IgnoreError();  // it was only read
   return code;
 }
 
-struct ActionOption {
-  const char* name;
-  BitmapAction::Kind kind;
-  const char* help;
-};
-constexpr ActionOption kActionOptions[] = {
-    {"--add", BitmapAction::Kind::kAdd, "make it, enabled"},
-    {"--remove", BitmapAction::Kind::kRemove, "remove it"},
-    {"--clear", BitmapAction::Kind::kClear, "make all of it clean"},
-    {"--enable", BitmapAction::Kind::kEnable, "let it follow writes"},
-    {"--disable", BitmapAction::Kind::kDisable, "let it follow no more writes"},
-    {"--merge", BitmapAction::Kind::kMerge,
-     "add what is dirty in another bitmap"}};
-
-// The parser knows in which order they came.
-std::vector<BitmapAction> actions_in_order(const CLI::App& command,
-                                           const BitmapArguments& arguments) {
-  std::vector<BitmapAction> actions;
-  size_t merges = 0;
-  for (const CLI::Option* option : command.parse_order()) {
-    for (const ActionOption& action : kActionOptions) {
-      if (!option->check_name(action.name)) continue;
-      actions.push_back({action.kind, ""});
-      if (action.kind == BitmapAction::Kind::kMerge)
-        actions.back().source = arguments.merged[merges++];
-    }
+void check_arguments(const BitmapArguments& arguments, size_t operands) {
+  if (arguments.actions.empty()) {
+    exit_with(
+        "Need at least one of --add, --remove, --clear, --enable, --disable, "
+        "or --merge");
   }
-  return actions;
+  if (operands != 2) exit_with("Expecting filename and bitmap name");
+  if (arguments.granularity != 0 && !arguments.does(BitmapAction::Kind::kAdd))
+    exit_with("granularity only supported with --add");
+  if (!arguments.source.format.empty() && arguments.source.name.empty())
+    exit_with("-F only supported with -b");
+  if (!arguments.source.name.empty() &&
+      !arguments.does(BitmapAction::Kind::kMerge)) {
+    exit_with("Merge bitmap source file only supported with --merge");
+  }
 }
 
 }  // namespace
 
-Command add_bitmap_command(CLI::App* app) {
-  auto arguments = std::make_shared<BitmapArguments>();
-  CLI::App* bitmap = app->add_subcommand(
-      "bitmap", "Make, change and remove persistent dirty bitmaps");
-  bitmap->add_option("names", arguments->names, "the image and the bitmap");
-  bitmap->add_option("-f", arguments->format,
-                     "the image's format; guessed if not stated");
-  for (const ActionOption& action : kActionOptions) {
-    if (action.kind != BitmapAction::Kind::kMerge) {
-      bitmap->add_flag(action.name)->description(action.help);
-      continue;
-    }
-    bitmap->add_option(action.name, arguments->merged, action.help)
-        ->expected(1)
-        ->take_all()
-        ->allow_extra_args(false);
-  }
-  bitmap->add_option("-b", arguments->source_filename,
-                     "the image that has the bitmap to merge");
-  bitmap->add_option("-F", arguments->source_format, "that image's format");
-  bitmap->add_option("-g", arguments->granularity,
-                     "bytes for each bit of a new bitmap");
-  return [=] {
-    arguments->actions = actions_in_order(*bitmap, *arguments);
-    return run_bitmap(*arguments);
+int run_bitmap(int argc, char** argv) {
+  BitmapArguments arguments;
+  OptionReader reader(argc, argv, "b:f:F:g:",
+                      {{"image-opts", no_argument, nullptr, kOptionImageOpts},
+                       {"add", no_argument, nullptr, kOptionAdd},
+                       {"granularity", required_argument, nullptr, 'g'},
+                       {"remove", no_argument, nullptr, kOptionRemove},
+                       {"clear", no_argument, nullptr, kOptionClear},
+                       {"enable", no_argument, nullptr, kOptionEnable},
+                       {"disable", no_argument, nullptr, kOptionDisable},
+                       {"merge", required_argument, nullptr, kOptionMerge},
+                       {"source-file", required_argument, nullptr, 'b'},
+                       {"source-format", required_argument, nullptr, 'F'}});
+  const auto act = [&](BitmapAction::Kind kind, const char* source = "") {
+    arguments.actions.push_back({kind, source});
   };
+  while (const std::optional<int> found = reader.next()) {
+    switch (*found) {
+      case 'b':
+        arguments.source.name = reader.argument();
+        break;
+      case 'f':
+        arguments.image.format = reader.argument();
+        break;
+      case 'F':
+        arguments.source.format = reader.argument();
+        break;
+      case 'g':
+        arguments.granularity = size_or_exit("granularity", reader.argument());
+        break;
+      case kOptionAdd:
+        act(BitmapAction::Kind::kAdd);
+        break;
+      case kOptionRemove:
+        act(BitmapAction::Kind::kRemove);
+        break;
+      case kOptionClear:
+        act(BitmapAction::Kind::kClear);
+        break;
+      case kOptionEnable:
+        act(BitmapAction::Kind::kEnable);
+        break;
+      case kOptionDisable:
+        act(BitmapAction::Kind::kDisable);
+        break;
+      case kOptionMerge:
+        act(BitmapAction::Kind::kMerge, reader.argument());
+        break;
+      default:
+        break;
+    }
+  }
+  check_arguments(arguments, reader.operands().size());
+  arguments.image.name = reader.operands()[0];
+  arguments.image.image_opts = reader.image_opts();
+  arguments.bitmap = reader.operands()[1];
+  return run(arguments,
+             ImageOpener(builtin_drivers(), tool_policy(reader.secrets())));
 }
 
 }  // namespace spindle

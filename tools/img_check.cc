@@ -1,14 +1,15 @@
 // spindle-img check: looks for damage in an image, and repairs it.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "engine/block_driver.h"
+#include "engine/cache_mode.h"
 #include "engine/errors.h"
 #include "engine/format.h"
 #include "engine/image_check.h"
@@ -17,7 +18,9 @@
 #include "threadpool/default_executor.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
+#include "tools/image_opts.h"
 #include "tools/image_report.h"
+#include "tools/img_options.h"
 
 namespace spindle {
 namespace {
@@ -31,12 +34,12 @@ constexpr int kNotSupported = 63;
 constexpr size_t kThreads = 4;
 
 struct CheckArguments {
-  std::string filename;
-  std::string format;
-  std::string output = "human";
+  ImageArgument image;
   std::string repair;
+  bool json = false;
   bool quiet = false;
   bool force_share = false;
+  CacheMode cache = CacheMode::kWriteback;
 
   bool repairs() const { return !repair.empty(); }
 };
@@ -131,7 +134,7 @@ int check_driver(BlockDriver& driver, const CheckArguments& arguments) {
   options.report = [](absl::string_view line) {
     std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
   };
-  const bool human = arguments.output == "human";
+  const bool human = !arguments.json;
   absl::StatusOr<CheckResult> result = driver.check(options);
   // Some formats can be checked, but not repaired.
   if (absl::IsUnimplemented(result.status())) return fail_unsupported();
@@ -157,7 +160,7 @@ int check_driver(BlockDriver& driver, const CheckArguments& arguments) {
     if (human) {
       print_text(*result);
     } else {
-      print_json_result(*result, arguments.filename, driver.format_name());
+      print_json_result(*result, arguments.image.name, driver.format_name());
     }
   }
   if (result->check_errors != 0) return fail("Check failed");
@@ -165,54 +168,73 @@ int check_driver(BlockDriver& driver, const CheckArguments& arguments) {
   return result->leaks != 0 ? kLeaks : kClean;
 }
 
-int run_check(const CheckArguments& arguments) {
-  if (arguments.output != "human" && arguments.output != "json") {
-    return fail("--output must be used with human or json as argument.");
-  }
-  if (arguments.repairs() && arguments.repair != "leaks" &&
-      arguments.repair != "all") {
-    return fail(absl::StrCat(
-        "Unknown option value for -r (expecting 'leaks' or 'all'): ",
-        arguments.repair, "\nTry 'spindle-img --help' for more information"));
-  }
-  if (arguments.repairs() && arguments.force_share) {
-    return fail_to_open(
-        arguments.filename,
-        absl::InvalidArgumentError(
-            "force-share=on can only be used with read-only images"));
-  }
-  ImageOpener::Policy policy;
-  policy.probe_image = true;
-  const ImageOpener opener(builtin_drivers(), policy);
-  OpenOptions options;
+int run(const CheckArguments& arguments, const ImageOpener& opener) {
+  OpenOptions options = tool_open_options();
   options.read_only = !arguments.repairs();
   options.force_share = arguments.force_share;
-  options.open_backing = false;
   options.for_check = true;
-  const absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
-      opener.open(arguments.filename, arguments.format, options);
-  if (!driver.ok()) return fail_to_open(arguments.filename, driver.status());
-  const int code = check_driver(**driver, arguments);
-  const absl::Status closed = (*driver)->close();
+  apply_cache_mode(arguments.cache, &options);
+  const std::shared_ptr<BlockDriver> driver =
+      open_or_complain(opener, arguments.image, options);
+  if (driver == nullptr) return 1;
+  const int code = check_driver(*driver, arguments);
+  const absl::Status closed = driver->close();
   return closed.ok() ? code : fail_check(closed);
+}
+
+std::string repair_of(const std::string& text) {
+  if (text == "leaks" || text == "all") return text;
+  exit_with_usage(absl::StrCat(
+      "Unknown option value for -r (expecting 'leaks' or 'all'): ", text));
 }
 
 }  // namespace
 
-Command add_check_command(CLI::App* app) {
-  auto arguments = std::make_shared<CheckArguments>();
-  CLI::App* check =
-      app->add_subcommand("check", "Look for damage, and repair it");
-  check->add_option("filename", arguments->filename, "the image")->required();
-  check->add_option("-f", arguments->format,
-                    "its format; guessed if not stated");
-  check->add_option("-r", arguments->repair,
-                    "repair what is found: leaks or all");
-  check->add_option("--output", arguments->output, "human or json");
-  check->add_flag("-q", arguments->quiet, "print errors only");
-  check->add_flag("-U,--force-share", arguments->force_share,
-                  "check it also while somebody else writes");
-  return [arguments] { return run_check(*arguments); };
+int run_check(int argc, char** argv) {
+  CheckArguments arguments;
+  std::optional<std::string> output;
+  std::string cache = "writeback";
+  OptionReader reader(argc, argv, "f:r:T:qU",
+                      {{"format", required_argument, nullptr, 'f'},
+                       {"repair", required_argument, nullptr, 'r'},
+                       {"output", required_argument, nullptr, kOptionOutput},
+                       {"image-opts", no_argument, nullptr, kOptionImageOpts},
+                       {"force-share", no_argument, nullptr, 'U'}});
+  while (const std::optional<int> found = reader.next()) {
+    switch (*found) {
+      case 'f':
+        arguments.image.format = reader.argument();
+        break;
+      case 'r':
+        arguments.repair = repair_of(reader.argument());
+        break;
+      case 'T':
+        cache = reader.argument();
+        break;
+      case 'q':
+        arguments.quiet = true;
+        break;
+      case 'U':
+        arguments.force_share = true;
+        break;
+      case kOptionOutput:
+        output = reader.argument();
+        break;
+      default:
+        break;
+    }
+  }
+  if (reader.operands().size() != 1)
+    exit_with_usage("Expecting one image file name");
+  arguments.image.name = reader.operands()[0];
+  arguments.image.image_opts = reader.image_opts();
+  arguments.json = is_json_output(output);
+  const std::optional<CacheMode> mode = cache_mode_of(cache);
+  if (!mode.has_value())
+    return fail(absl::StrCat("Invalid source cache option: ", cache));
+  arguments.cache = *mode;
+  return run(arguments,
+             ImageOpener(builtin_drivers(), tool_policy(reader.secrets())));
 }
 
 }  // namespace spindle

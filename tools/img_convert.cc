@@ -1,11 +1,7 @@
-// spindle-img convert: copy an image's content into a new image.
+// spindle-img convert: copy images into a new one.
 #include <sys/stat.h>
 
-#include <CLI/CLI.hpp>
-#include <csignal>
-#include <cstddef>
-#include <cstdint>
-#include <cstdio>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <string>
@@ -14,7 +10,6 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "engine/block_device.h"
 #include "engine/block_driver.h"
@@ -23,109 +18,287 @@
 #include "engine/errors.h"
 #include "engine/format.h"
 #include "engine/image_opener.h"
+#include "engine/jobs/copy.h"
+#include "engine/jobs/copy_bitmaps.h"
+#include "engine/jobs/sector_status.h"
 #include "engine/sector.h"
 #include "formats/builtin.h"
-#include "formats/crypto/encrypt_options.h"
 #include "threadpool/default_executor.h"
-#include "threadpool/executor.h"
-#include "tools/bitmap_copier.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
-#include "tools/image_copier.h"
 #include "tools/image_opts.h"
+#include "tools/img_options.h"
+#include "tools/interruption.h"
 #include "tools/new_file.h"
-#include "tools/object_option.h"
-#include "tools/progress_bar.h"
-#include "tools/sector_status.h"
+#include "tools/progress.h"
+#include "tools/snapshot_choice.h"
 
 namespace spindle {
 namespace {
 
 // As qemu-img allows.
-constexpr size_t kMaxCoroutines = 16;
-
-// As qemu-img allows.
+constexpr long kMaxCoroutines = 16;
 constexpr uint64_t kMaxSparseBytes = uint64_t{16} << 20;
 
 struct ConvertArguments {
-  std::string source;
-  std::string target;
+  std::vector<std::string> sources;
   std::string source_format;
-  std::string snapshot;
-  std::string target_format = "raw";
-  std::vector<std::string> options;
-  size_t coroutines = 8;
-  std::string backing_filename;
-  std::string backing_format;
-  std::string min_zeroes;
-  std::string rate_limit;
-  std::string source_cache = "writeback";
-  std::string target_cache = "unsafe";
-  std::vector<std::string> objects;
   bool image_opts = false;
+  std::optional<SnapshotChoice> snapshot;
+  CacheMode source_cache = CacheMode::kWriteback;
   bool force_share = false;
+
+  std::string target;
+  std::optional<std::string> target_format;
+  bool target_image_opts = false;
+  CacheMode target_cache = CacheMode::kUnsafe;
+  OptionText options;
+  std::optional<std::string> backing_filename;
+  std::optional<std::string> backing_format;
   bool skip_create = false;
   bool target_is_zero = false;
-  bool compress = false;
-  bool out_of_order = false;
+
+  CopyOptions copy;
+  bool sparse_given = false;
+  bool offload = false;
   bool bitmaps = false;
   bool skip_broken_bitmaps = false;
   bool progress = false;
   bool quiet = false;
+
+  // "raw" if nothing else is said.
+  std::string format() const {
+    return target_format.value_or(target_image_opts ? "" : "raw");
+  }
+  ImageArgument target_image() const {
+    return {.name = target,
+            .format = format(),
+            .image_opts = skip_create && target_image_opts};
+  }
 };
 
-// "snapshot.id=1,snapshot.name=a", or an id or a name.
-std::optional<SnapshotChoice> chosen_snapshot(const std::string& text) {
-  if (text.empty()) return std::nullopt;
-  if (!absl::StartsWith(text, "snapshot.")) return {{.id_or_name = text}};
-  SnapshotChoice choice;
-  for (const auto& [name, value] : parse_option_list(text).options) {
-    if (name == "snapshot.id") choice.id = value;
-    if (name == "snapshot.name") choice.name = value;
-  }
-  return choice;
+using Device = std::unique_ptr<BlockDevice>;
+
+// What has been said on standard error already.
+absl::Status said() { return absl::UnknownError(""); }
+
+absl::StatusOr<Device> make_device(std::shared_ptr<BlockDriver> driver,
+                                   CacheMode cache, Executor* executor) {
+  BlockDeviceOptions options;
+  options.cache_mode = cache;
+  return BlockDevice::create(std::move(driver), executor, options);
 }
 
-absl::StatusOr<std::unique_ptr<BlockDevice>> open_device(
-    const ImageOpener& opener, const std::string& filename,
-    const std::string& format, bool image_opts, OpenOptions options,
-    CacheMode cache_mode, Executor* executor) {
-  apply_cache_mode(cache_mode, &options);
-  absl::StatusOr<std::shared_ptr<BlockDriver>> driver = open_image(
-      opener, {.name = filename, .format = format, .image_opts = image_opts},
-      options);
-  BlockDeviceOptions device_options;
-  // Compression is work for every processor.
-  device_options.max_workers = executor->width();
-  device_options.cache_mode = cache_mode;
-  absl::StatusOr<std::unique_ptr<BlockDevice>> device =
-      driver.ok()
-          ? BlockDevice::create(*std::move(driver), executor, device_options)
-          : driver.status();
-  if (!device.ok()) {
-    return with_context(device.status(),
-                        absl::StrCat("Could not open '", filename, "'"));
-  }
-  return device;
-}
+class Converter {
+ public:
+  Converter(const ConvertArguments& arguments, const ImageOpener& opener,
+            Executor* executor, std::shared_ptr<const SecretStore> secrets)
+      : arguments_(arguments),
+        opener_(opener),
+        executor_(executor),
+        secrets_(std::move(secrets)),
+        copy_(arguments.copy) {}
 
-// What the arguments come to.
-struct ConvertPlan {
-  CreateOptions create;
-  CopyOptions copy;
-  CacheMode source_cache;
-  CacheMode target_cache;
+  absl::Status run();
+
+ private:
+  absl::Status open_sources();
+  absl::Status plan_target();
+  absl::Status read_backing();
+  absl::Status find_source_bitmaps();
+  absl::Status convert_into_target();
+  absl::Status create_target();
+  absl::Status open_target();
+  absl::Status check_target();
+  absl::Status copy();
+  bool target_has_backing() const { return !create_.backing_filename.empty(); }
+
+  const ConvertArguments& arguments_;
+  const ImageOpener& opener_;
+  Executor* const executor_;
+  const std::shared_ptr<const SecretStore> secrets_;
+  CopyOptions copy_;
+  std::vector<Device> sources_;
+  uint64_t length_ = 0;
+  CreateOptions create_;
+  std::vector<DirtyBitmapInfo> bitmaps_;
+  std::string path_;  // of the new file
+  std::optional<NewFile> file_;
+  Device target_;
 };
 
-absl::Status check_target(const ConvertArguments& arguments,
-                          const BlockDevice& target, uint64_t length_bytes) {
-  if (arguments.compress &&
-      !target.driver().capabilities().has(Capability::kWriteCompressed)) {
+absl::Status Converter::open_sources() {
+  for (const std::string& name : arguments_.sources) {
+    OpenOptions options;
+    options.read_only = true;
+    options.force_share = arguments_.force_share;
+    apply_cache_mode(arguments_.source_cache, &options);
+    const ImageArgument image{.name = name,
+                              .format = arguments_.source_format,
+                              .image_opts = arguments_.image_opts};
+    // Snapshots are looked for once it is known how many sources there are.
+    std::shared_ptr<BlockDriver> driver =
+        arguments_.sources.size() > 1
+            ? open_or_complain(opener_, image, options)
+            : open_snapshot_or_complain(opener_, image, options,
+                                        arguments_.snapshot);
+    if (driver == nullptr) return said();
+    absl::StatusOr<Device> device =
+        make_device(std::move(driver), arguments_.source_cache, executor_);
+    if (!device.ok()) return device.status();
+    sources_.push_back(*std::move(device));
+    length_ += whole_sectors_bytes(*sources_.back());
+  }
+  if (arguments_.snapshot.has_value() && sources_.size() > 1) {
+    return absl::InvalidArgumentError(
+        "No support for concatenating multiple snapshot");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Converter::read_backing() {
+  const auto take = [this](const std::string& name) {
+    const auto node = create_.options.extract(name);
+    return node.empty() ? std::string() : node.mapped();
+  };
+  const std::string name = take("backing_file");
+  const std::string format = take("backing_fmt");
+  create_.backing_filename = arguments_.backing_filename.value_or(name);
+  create_.backing_format = arguments_.backing_format.value_or(format);
+  // It is looked at when the target is opened.
+  create_.unsafe_backing = true;
+  if (sources_.size() > 1 && target_has_backing()) {
+    return absl::InvalidArgumentError(
+        "Having a backing file for the target makes no sense when "
+        "concatenating multiple input images");
+  }
+  if (target_has_backing() && create_.backing_format.empty()) {
+    return absl::InvalidArgumentError(
+        "Use of backing file requires explicit backing format");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Converter::plan_target() {
+  if (arguments_.skip_create) {
+    create_.backing_filename = arguments_.backing_filename.value_or("");
+    create_.backing_format = arguments_.backing_format.value_or("");
+    if (target_has_backing() && create_.backing_format.empty()) {
+      return absl::InvalidArgumentError(
+          "Use of backing file requires explicit backing format");
+    }
+    return absl::OkStatus();
+  }
+  const std::string format_name = arguments_.format();
+  const ImageFormat* const format = builtin_drivers().find_format(format_name);
+  if (format == nullptr) {
+    return absl::InvalidArgumentError(
+        builtin_drivers().find_filter(format_name) != nullptr
+            ? absl::StrCat("Format driver '", format_name,
+                           "' does not support image creation")
+            : absl::StrCat("Unknown file format '", format_name, "'"));
+  }
+  const absl::StatusOr<std::string> path =
+      opener_.new_file_name(arguments_.target);
+  if (!path.ok()) return path.status();
+  path_ = *path;
+  const std::vector<OptionHelp> known = all_create_options(*format);
+  absl::StatusOr<OptionMap> options =
+      typed_options(arguments_.options.text(), known);
+  if (!options.ok()) return options.status();
+  create_.options = *std::move(options);
+  create_.options.erase("size");  // the sources'
+  create_.size_bytes = length_;
+  create_.secrets = secrets_;
+  const auto refuse = [&](absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        what, " not supported for file format '", format_name, "'"));
+  };
+  if (arguments_.backing_filename.has_value() && !format->supports_backing())
+    return refuse("Backing file");
+  if (arguments_.backing_format.has_value() && !format->supports_backing())
+    return refuse("Backing file format");
+  absl::Status status = read_backing();
+  if (!status.ok() || !arguments_.copy.compress) return status;
+  const auto preallocation = create_.options.find("preallocation");
+  if (create_.options.count("encrypt.format") != 0 ||
+      create_.options.count("encryption") != 0) {
+    return absl::InvalidArgumentError(
+        "Compression and encryption not supported at the same time");
+  }
+  if (preallocation != create_.options.end() &&
+      preallocation->second != "off") {
+    return absl::InvalidArgumentError(
+        "Compression and preallocation not supported at the same time");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Converter::find_source_bitmaps() {
+  if (!arguments_.bitmaps) return absl::OkStatus();
+  if (sources_.size() > 1) {
+    return absl::InvalidArgumentError(
+        "Copying bitmaps only possible with single source");
+  }
+  const LogSink log = [](LogSeverity, absl::string_view message) {
+    warn(message);
+  };
+  absl::StatusOr<std::vector<DirtyBitmapInfo>> found =
+      find_bitmaps(sources_[0]->driver(), arguments_.skip_broken_bitmaps, log);
+  if (found.ok()) {
+    bitmaps_ = *std::move(found);
+    return absl::OkStatus();
+  }
+  if (!absl::IsFailedPrecondition(found.status())) return found.status();
+  return absl::FailedPreconditionError(absl::StrCat(
+      found.status().message(), "\nTry --skip-broken-bitmaps, or use '",
+      program_name(), " bitmap --remove' to delete it"));
+}
+
+absl::Status Converter::create_target() {
+  file_.emplace(path_);
+  const absl::Status status =
+      opener_.create(arguments_.target, arguments_.format(), create_);
+  if (status.ok()) {
+    file_->note_overwritten();
+    return status;
+  }
+  const std::string context = absl::StrCat(
+      arguments_.target, ": error while converting ", arguments_.format());
+  return with_contexts(status, context, context);
+}
+
+absl::Status Converter::open_target() {
+  OpenOptions options = tool_open_options();
+  add_key_secrets(create_.options, &options.driver_options);
+  options.discard = arguments_.copy.min_zeroes_bytes != 0;
+  apply_cache_mode(arguments_.target_cache, &options);
+  const ImageArgument image = arguments_.target_image();
+  std::shared_ptr<BlockDriver> driver =
+      open_or_complain(opener_, image, options);
+  if (driver == nullptr) return said();
+  absl::StatusOr<Device> device =
+      make_device(std::move(driver), arguments_.target_cache, executor_);
+  if (!device.ok()) return device.status();
+  target_ = *std::move(device);
+  return absl::OkStatus();
+}
+
+absl::Status Converter::check_target() {
+  const Capabilities can = target_->driver().capabilities();
+  if (arguments_.bitmaps && !can.has(Capability::kBitmaps)) {
+    return absl::UnimplementedError(
+        absl::StrCat("Format driver '", target_->driver().format_name(),
+                     "' does not support bitmaps"));
+  }
+  if (arguments_.copy.compress && !can.has(Capability::kWriteCompressed)) {
     return absl::UnimplementedError(
         "Compression not supported for this file format");
   }
-  if (whole_sectors_bytes(target) >= length_bytes) return absl::OkStatus();
-  return absl::InvalidArgumentError("output file is smaller than input file");
+  if (arguments_.skip_create && whole_sectors_bytes(*target_) < length_) {
+    return absl::InvalidArgumentError("output file is smaller than input file");
+  }
+  return absl::OkStatus();
 }
 
 // A new file reads as zeroes; what else is there does not.
@@ -134,275 +307,239 @@ bool is_block_device(const std::string& filename) {
   return ::stat(filename.c_str(), &facts) == 0 && S_ISBLK(facts.st_mode);
 }
 
-absl::Status copy(const ConvertArguments& arguments,
-                  const CreateOptions& create, CopyOptions options,
-                  BlockDevice& source, BlockDevice& target) {
-  ProgressBar bar;
-  options.compress = arguments.compress;
-  options.in_order = !arguments.out_of_order;
-  options.max_pieces = arguments.coroutines;
-  const bool is_new = !arguments.skip_create &&
-                      !is_block_device(arguments.target) &&
+absl::Status Converter::copy() {
+  Progress progress(arguments_.progress && !arguments_.quiet);
+  copy_.target_has_backing = target_has_backing();
+  const bool is_new = !arguments_.skip_create && !is_block_device(path_) &&
                       builtin_drivers()
-                          .find_format(arguments.target_format)
-                          ->new_images_read_as_zeroes(create);
-  options.target_reads_as_zeroes =
-      !options.target_has_backing && (is_new || arguments.target_is_zero);
-  if (arguments.progress && !arguments.quiet) {
-    options.progress = [&](double fraction) { bar.update(fraction, "copied"); };
+                          .find_format(arguments_.format())
+                          ->new_images_read_as_zeroes(create_);
+  copy_.target_reads_as_zeroes =
+      !copy_.target_has_backing &&
+      ((is_new && copy_.min_zeroes_bytes != 0) || arguments_.target_is_zero);
+  copy_.job.executor = executor_;
+  copy_.job.cancelled = Interruption::flag();
+  copy_.job.progress = [&progress](uint64_t done, uint64_t total) {
+    progress.report(done, total);
+  };
+  if (!arguments_.quiet) {
+    copy_.log = [](LogSeverity, absl::string_view message) { warn(message); };
   }
-  return copy_image(source, target, options);
+  std::vector<BlockDevice*> sources;
+  for (const Device& device : sources_) sources.push_back(device.get());
+  const absl::Status status = copy_images(sources, *target_, copy_);
+  if (status.ok()) {
+    progress.finish();
+  } else {
+    progress.end_line();
+  }
+  return status;
 }
 
-// Makes the target and fills it.
-absl::Status convert(const ConvertArguments& arguments,
-                     const ImageOpener& opener, ConvertPlan plan,
-                     BlockDevice& source, Executor* executor) {
-  absl::StatusOr<std::vector<DirtyBitmapInfo>> bitmaps =
-      std::vector<DirtyBitmapInfo>();
-  if (arguments.bitmaps)
-    bitmaps = find_bitmaps(source.driver(), arguments.skip_broken_bitmaps);
-  if (!bitmaps.ok()) return bitmaps.status();
-  const uint64_t length = whole_sectors_bytes(source);
-  plan.create.size_bytes = length;
-  absl::Status status;
-  if (!arguments.skip_create) {
-    status =
-        opener.create(arguments.target, arguments.target_format, plan.create);
-  }
-  if (!status.ok()) {
-    return with_context(
-        status, absl::StrCat(arguments.target, ": error while converting ",
-                             arguments.target_format));
-  }
-  OpenOptions target_options = tool_open_options();
-  add_key_secrets(plan.create.options, &target_options.driver_options);
-  absl::StatusOr<std::unique_ptr<BlockDevice>> target =
-      open_device(opener, arguments.target, arguments.target_format,
-                  /*image_opts=*/false, std::move(target_options),
-                  plan.target_cache, executor);
-  if (!target.ok()) return target.status();
-  status = check_target(arguments, **target, length);
-  BlockDriver& target_driver = (*target)->driver();
-  if (status.ok()) status = add_bitmaps(*bitmaps, target_driver);
+absl::Status Converter::convert_into_target() {
+  absl::Status status = open_target();
+  if (!status.ok()) return status;
+  BlockDriver& target = target_->driver();
+  status = check_target();
+  if (status.ok()) status = add_bitmaps(bitmaps_, target);
+  if (status.ok()) status = copy();
   if (status.ok())
-    status = copy(arguments, plan.create, plan.copy, source, **target);
-  if (status.ok())
-    status = fill_bitmaps(*bitmaps, source.driver(), target_driver);
-  const absl::Status closed = (*target)->close();
+    status = fill_bitmaps(bitmaps_, sources_[0]->driver(), target);
+  const absl::Status closed = target_->close();
   return status.ok() ? closed : status;
 }
 
-absl::StatusOr<CreateOptions> read_create_options(
-    const ConvertArguments& arguments) {
-  CreateOptions create;
-  create.backing_filename = arguments.backing_filename;
-  create.backing_format = arguments.backing_format;
-  for (const std::string& text : arguments.options) {
-    for (const auto& [name, value] : parse_option_list(text).options) {
-      if (name == "backing_file") {
-        create.backing_filename = value;
-      } else if (name == "backing_fmt") {
-        create.backing_format = value;
-      } else if (name == "size") {
-        return absl::UnimplementedError(
-            "option 'size' is not supported by convert");
-      } else {
-        create.options[name] = value;
-      }
-    }
-  }
-  if (arguments.skip_create) {
-    if (!arguments.options.empty()) {
-      return absl::InvalidArgumentError(
-          "-o has no effect when skipping image creation");
-    }
-    return create;
-  }
-  if (arguments.target_is_zero) {
-    return absl::InvalidArgumentError(
-        "--target-is-zero requires use of -n flag");
-  }
-  if (!create.backing_filename.empty() && create.backing_format.empty()) {
-    return absl::InvalidArgumentError(
-        "Use of backing file requires explicit backing format");
-  }
-  const ImageFormat* format =
-      builtin_drivers().find_format(arguments.target_format);
-  if (!create.backing_filename.empty() && !format->supports_backing()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("Backing file not supported for file format '",
-                     arguments.target_format, "'"));
-  }
-  return create;
+absl::Status Converter::run() {
+  absl::Status status = open_sources();
+  if (status.ok()) status = plan_target();
+  if (status.ok()) status = find_source_bitmaps();
+  if (status.ok() && !arguments_.skip_create) status = create_target();
+  if (status.ok()) status = convert_into_target();
+  for (const Device& source : sources_)
+    source->close().IgnoreError();  // it was only read
+  if (status.ok() && file_.has_value()) file_->keep();
+  return status;
 }
 
-absl::Status read_copy_options(const ConvertArguments& arguments,
-                               CopyOptions* copy) {
-  if (!arguments.min_zeroes.empty()) {
-    const auto bytes =
-        parse_size_named("buffer size for sparse output", arguments.min_zeroes);
-    if (!bytes.ok()) return bytes.status();
-    if (*bytes % kSectorSizeBytes != 0 || *bytes > kMaxSparseBytes) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          "Invalid buffer size for sparse output specified. Valid sizes are "
-          "multiples of ",
-          kSectorSizeBytes, " up to ", kMaxSparseBytes,
-          ". Select 0 to disable sparse detection (fully allocates output)."));
-    }
-    copy->min_zeroes_bytes = *bytes;
-  }
-  if (!arguments.rate_limit.empty()) {
-    const auto rate = parse_size_named("rate limit", arguments.rate_limit);
-    if (!rate.ok()) return rate.status();
-    copy->bytes_per_second = *rate;
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<ConvertPlan> make_plan(const ConvertArguments& arguments) {
-  ConvertPlan plan;
-  absl::Status status = read_copy_options(arguments, &plan.copy);
-  if (!status.ok()) return status;
-  const auto source_cache = parse_cache_mode(arguments.source_cache);
-  if (!source_cache.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("Invalid source cache option: ", arguments.source_cache));
-  }
-  const auto target_cache = parse_cache_mode(arguments.target_cache);
-  if (!target_cache.ok()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("Invalid cache option: ", arguments.target_cache));
-  }
-  plan.source_cache = *source_cache;
-  plan.target_cache = *target_cache;
-  absl::StatusOr<CreateOptions> create = read_create_options(arguments);
-  if (!create.ok()) return create.status();
-  plan.create = *std::move(create);
-  plan.copy.target_has_backing = !plan.create.backing_filename.empty();
-  const auto encryption = crypto::find_create_format(plan.create.options);
-  if (!encryption.ok()) return encryption.status();
-  if (arguments.compress && !encryption->empty()) {
-    return absl::UnimplementedError(
-        "Compression and encryption not supported at the same time");
-  }
-  return plan;
-}
-
-int print_option_help(const ConvertArguments& arguments,
-                      const ImageFormat& format) {
-  std::printf("Supported %s options:\n%s", arguments.target_format.c_str(),
-              describe_options(format.create_options()).c_str());
-  return 0;
-}
-
-int run_convert(const ConvertArguments& arguments) {
-  const ImageFormat* format =
-      builtin_drivers().find_format(arguments.target_format);
-  if (format == nullptr) {
-    return fail(
-        absl::StrCat("Unknown file format '", arguments.target_format, "'"));
-  }
-  for (const std::string& text : arguments.options) {
-    if (parse_option_list(text).help)
-      return print_option_help(arguments, *format);
-  }
-  if (arguments.source.empty() || arguments.target.empty())
-    return fail("Must specify image file name");
-  if (arguments.coroutines < 1 || arguments.coroutines > kMaxCoroutines) {
-    return fail(absl::StrCat(
-        "Invalid number of coroutines. Allowed number of coroutines is between "
-        "1 and ",
-        kMaxCoroutines));
-  }
-  if (arguments.skip_broken_bitmaps && !arguments.bitmaps)
-    return fail("Use of --skip-broken-bitmaps requires --bitmaps");
-  absl::StatusOr<ConvertPlan> plan = make_plan(arguments);
-  if (!plan.ok()) return fail(plan.status().message());
-
-  absl::StatusOr<std::unique_ptr<Executor>> executor = create_executor({});
+int run(const ConvertArguments& arguments,
+        const std::shared_ptr<const SecretStore>& secrets) {
+  const absl::StatusOr<std::unique_ptr<Executor>> executor =
+      create_executor({});
   if (!executor.ok()) return fail(executor.status().message());
-  const auto secrets = load_secrets(arguments.objects);
-  if (!secrets.ok()) return fail(secrets.status().message());
-  plan->create.secrets = *secrets;
-  const ImageOpener opener(builtin_drivers(), tool_policy(*secrets));
-  OpenOptions source_options;
-  source_options.read_only = true;
-  source_options.snapshot = chosen_snapshot(arguments.snapshot);
-  source_options.force_share = arguments.force_share;
-  absl::StatusOr<std::unique_ptr<BlockDevice>> source = open_device(
-      opener, arguments.source, arguments.source_format, arguments.image_opts,
-      source_options, plan->source_cache, executor->get());
-  if (!source.ok()) return fail(source.status().message());
+  const ImageOpener opener(builtin_drivers(), tool_policy(secrets));
+  const Interruption interruption;
+  const absl::Status status =
+      Converter(arguments, opener, executor->get(), secrets).run();
+  if (status.ok()) return 0;
+  if (absl::IsCancelled(status) || status.message().empty()) return 1;
+  return fail(qemu_words(status));
+}
 
-  // A limit on the size of files is an error like any other: the process must
-  // live to clean up.
-  std::signal(SIGXFSZ, SIG_IGN);
-  std::optional<NewFile> file;
-  if (!arguments.skip_create) file.emplace(arguments.target);
-  absl::Status status =
-      convert(arguments, opener, *std::move(plan), **source, executor->get());
-  const absl::Status closed = (*source)->close();
-  if (status.ok()) status = closed;
-  if (!status.ok()) return fail(status.message());
-  if (file.has_value()) file->keep();
-  return 0;
+// ---- The command line -------------------------------------------------------
+
+uint64_t sparse_size_or_exit(const char* text) {
+  const uint64_t bytes = size_or_exit("buffer size for sparse output", text);
+  if (bytes % kSectorSizeBytes == 0 && bytes <= kMaxSparseBytes) return bytes;
+  exit_with(absl::StrCat(
+      "Invalid buffer size for sparse output specified. Valid sizes are "
+      "multiples of ",
+      kSectorSizeBytes, " up to ", kMaxSparseBytes,
+      ". Select 0 to disable sparse detection (fully allocates output)."));
+}
+
+size_t coroutines_or_exit(const char* text) {
+  char* end = nullptr;
+  const long count = std::strtol(text, &end, 0);
+  if (end != text && *end == '\0' && count >= 1 && count <= kMaxCoroutines)
+    return static_cast<size_t>(count);
+  exit_with(absl::StrCat(
+      "Invalid number of coroutines. Allowed number of coroutines is between "
+      "1 and ",
+      kMaxCoroutines));
+}
+
+void check_arguments(const ConvertArguments& arguments) {
+  if (arguments.skip_broken_bitmaps && !arguments.bitmaps)
+    exit_with("Use of --skip-broken-bitmaps requires --bitmaps");
+  if (arguments.target_image_opts && !arguments.skip_create)
+    exit_with("--target-image-opts requires use of -n flag");
+  if (arguments.skip_create && !arguments.options.empty())
+    exit_with("-o has no effect when skipping image creation");
+  if (arguments.target_is_zero && !arguments.skip_create)
+    exit_with("--target-is-zero requires use of -n flag");
+  if (arguments.offload && arguments.copy.compress)
+    exit_with("Cannot enable copy offloading when -c is used");
+  if (arguments.offload && arguments.sparse_given)
+    exit_with("Cannot enable copy offloading when -S is used");
+}
+
+std::vector<option> long_options() {
+  return {{"source-image-opts", no_argument, nullptr, kOptionImageOpts},
+          {"image-opts", no_argument, nullptr, kOptionImageOpts},
+          {"force-share", no_argument, nullptr, 'U'},
+          {"target-image-opts", no_argument, nullptr, kOptionTargetImageOpts},
+          {"salvage", no_argument, nullptr, kOptionSalvage},
+          {"target-is-zero", no_argument, nullptr, kOptionTargetIsZero},
+          {"bitmaps", no_argument, nullptr, kOptionBitmaps},
+          {"skip-broken-bitmaps", no_argument, nullptr, kOptionSkipBroken}};
+}
+
+struct CacheNames {
+  std::string source = "writeback";
+  std::string target = "unsafe";
+};
+
+// What the letter or long option `found` says; false for -o that is wrong.
+bool read_option(int found, const char* text, ConvertArguments* arguments,
+                 CacheNames* caches) {
+  switch (found) {
+    case 'f':
+      arguments->source_format = text;
+      break;
+    case 'O':
+      arguments->target_format = text;
+      break;
+    case 'B':
+      arguments->backing_filename = text;
+      break;
+    case 'F':
+      arguments->backing_format = text;
+      break;
+    case 'C':
+      arguments->offload = true;
+      break;
+    case 'c':
+      arguments->copy.compress = true;
+      break;
+    case 'o':
+      return arguments->options.add(text);
+    case 'l':
+      arguments->snapshot = parse_snapshot_choice(text);
+      break;
+    case 'S':
+      arguments->copy.min_zeroes_bytes = sparse_size_or_exit(text);
+      arguments->sparse_given = true;
+      break;
+    case 'p':
+      arguments->progress = true;
+      break;
+    case 'q':
+      arguments->quiet = true;
+      break;
+    case 't':
+      caches->target = text;
+      break;
+    case 'T':
+      caches->source = text;
+      break;
+    case 'n':
+      arguments->skip_create = true;
+      break;
+    case 'm':
+      arguments->copy.max_pieces = coroutines_or_exit(text);
+      break;
+    case 'W':
+      arguments->copy.in_order = false;
+      break;
+    case 'r':
+      arguments->copy.bytes_per_second = size_or_exit("rate limit", text);
+      break;
+    case 'U':
+      arguments->force_share = true;
+      break;
+    case kOptionTargetImageOpts:
+      arguments->target_image_opts = true;
+      break;
+    case kOptionSalvage:
+      arguments->copy.salvage = true;
+      break;
+    case kOptionTargetIsZero:
+      arguments->target_is_zero = true;
+      break;
+    case kOptionBitmaps:
+      arguments->bitmaps = true;
+      break;
+    case kOptionSkipBroken:
+      arguments->skip_broken_bitmaps = true;
+      break;
+    default:
+      break;
+  }
+  return true;
 }
 
 }  // namespace
 
-Command add_convert_command(CLI::App* app) {
-  auto arguments = std::make_shared<ConvertArguments>();
-  CLI::App* convert =
-      app->add_subcommand("convert", "Copy an image into a new one");
-  convert->add_option("source", arguments->source, "the image to copy");
-  convert->add_option("target", arguments->target, "the new image");
-  convert->add_option("-f", arguments->source_format,
-                      "the source's format; guessed if not stated");
-  add_object_option(convert, &arguments->objects);
-  convert->add_flag("--image-opts", arguments->image_opts,
-                    "the source is a list of options, not a file name");
-  convert->add_option("-l", arguments->snapshot,
-                      "copy this snapshot: snapshot.id=ID,snapshot.name=NAME, "
-                      "or an id or a name");
-  convert->add_option("-O", arguments->target_format,
-                      "the new image's format (raw)");
-  convert
-      ->add_option("-o", arguments->options,
-                   "options of the new image as name=value,...; \"help\" lists "
-                   "them")
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false);
-  convert->add_option("-B", arguments->backing_filename,
-                      "the new image's backing file; has what the source's "
-                      "backing file has");
-  convert->add_option("-F", arguments->backing_format, "its format");
-  convert->add_flag("-n", arguments->skip_create,
-                    "the target is there already, and is kept");
-  convert->add_flag("--target-is-zero", arguments->target_is_zero,
-                    "with -n: it reads as zeroes");
-  convert->add_option("-S", arguments->min_zeroes,
-                      "shorter runs of zeroes are written (4k); 0: all are");
-  convert->add_option("-t", arguments->target_cache,
-                      "the target's cache mode (unsafe)");
-  convert->add_option("-T", arguments->source_cache,
-                      "the source's cache mode (writeback)");
-  convert->add_option("-r", arguments->rate_limit, "bytes per second at most");
-  convert->add_flag("-U,--force-share", arguments->force_share,
-                    "read the source also while somebody else writes");
-  convert->add_flag("-c", arguments->compress, "compress the data");
-  convert->add_flag("-W", arguments->out_of_order,
-                    "write in any order, which is faster");
-  convert->add_option("-m", arguments->coroutines,
-                      "pieces that are copied at one time (8)");
-  convert->add_flag("--bitmaps", arguments->bitmaps,
-                    "copy the source's persistent bitmaps, too");
-  convert->add_flag("--skip-broken-bitmaps", arguments->skip_broken_bitmaps,
-                    "leave out those that are inconsistent");
-  convert->add_flag("-p", arguments->progress, "show how far it is");
-  convert->add_flag("-q", arguments->quiet, "print nothing");
-  return [arguments] { return run_convert(*arguments); };
+int run_convert(int argc, char** argv) {
+  ConvertArguments arguments;
+  CacheNames caches;
+  OptionReader reader(argc, argv, "O:B:CcF:f:o:l:S:pqt:T:nm:Wr:U",
+                      long_options());
+  while (const std::optional<int> found = reader.next()) {
+    if (!read_option(*found, reader.argument(), &arguments, &caches)) return 1;
+  }
+  check_arguments(arguments);
+  arguments.image_opts = reader.image_opts();
+  arguments.sources = reader.operands();
+  if (arguments.sources.size() > 1) {
+    arguments.target = arguments.sources.back();
+    arguments.sources.pop_back();
+  } else {
+    arguments.sources.clear();
+  }
+  if (arguments.options.asks_for_help())
+    return print_create_help(arguments.format(), !arguments.target.empty());
+  if (arguments.sources.empty()) return fail("Must specify image file name");
+  const std::optional<CacheMode> source = cache_mode_of(caches.source);
+  if (!source.has_value()) {
+    return fail(absl::StrCat("Invalid source cache option: ", caches.source));
+  }
+  const std::optional<CacheMode> target = cache_mode_of(caches.target);
+  if (!target.has_value())
+    return fail(absl::StrCat("Invalid cache option: ", caches.target));
+  arguments.source_cache = *source;
+  arguments.target_cache = *target;
+  return run(arguments, reader.secrets());
 }
 
 }  // namespace spindle

@@ -1,6 +1,4 @@
 // spindle-img create: make a new image.
-#include <CLI/CLI.hpp>
-#include <csignal>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
@@ -14,7 +12,9 @@
 #include "absl/strings/str_cat.h"
 #include "engine/block_driver.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 #include "engine/format.h"
+#include "engine/image_name.h"
 #include "engine/image_opener.h"
 #include "engine/option_values.h"
 #include "engine/sector.h"
@@ -22,23 +22,21 @@
 #include "tools/cli_text.h"
 #include "tools/commands.h"
 #include "tools/image_opts.h"
+#include "tools/img_options.h"
 #include "tools/new_file.h"
-#include "tools/object_option.h"
 
 namespace spindle {
 namespace {
 
 struct CreateArguments {
   std::string filename;
-  std::string size;
+  std::optional<uint64_t> size_bytes;
   std::string format = "raw";
-  std::string backing_filename;
-  std::string backing_format;
-  std::vector<std::string> options;
-  std::vector<std::string> objects;
+  std::optional<std::string> backing_filename;
+  std::optional<std::string> backing_format;
+  OptionText options;
   bool quiet = false;
   bool unsafe_backing = false;
-  bool backing_given = false;
 };
 
 // In the order, and with the defaults, of the line that qemu-img prints.
@@ -85,52 +83,55 @@ constexpr PrintedOption kPrintedOfOthers[] = {
     {"iter-time", nullptr},
 };
 
-// Moves what the command line or "-o" says about `name` out of `create`.
-std::string take_option(const std::string& name, CreateOptions* create) {
-  auto node = create->options.extract(name);
+std::string take_option(const std::string& name, OptionMap* options) {
+  auto node = options->extract(name);
   return node.empty() ? std::string() : std::move(node.mapped());
+}
+
+bool lists(const std::vector<OptionHelp>& options, absl::string_view name) {
+  for (const OptionHelp& option : options) {
+    if (option.name == name) return true;
+  }
+  return false;
 }
 
 absl::Status read_size(const CreateArguments& arguments,
                        CreateOptions* create) {
-  std::string text = take_option("size", create);
-  if (!arguments.size.empty()) {
-    if (!text.empty()) {
-      return absl::InvalidArgumentError(absl::StrCat(
-          arguments.filename, ": The image size must be specified only once"));
-    }
-    text = arguments.size;
-  }
+  const std::string text = take_option("size", &create->options);
+  create->size_bytes = arguments.size_bytes;
   if (text.empty()) return absl::OkStatus();
-  const absl::StatusOr<uint64_t> size = parse_image_size(text);
-  if (!size.ok()) return size.status();
-  create->size_bytes = *size;
-  return absl::OkStatus();
+  if (create->size_bytes.has_value()) {
+    return absl::InvalidArgumentError(
+        "The image size must be specified only once");
+  }
+  const absl::StatusOr<uint64_t> size = parse_size_parameter("size", text);
+  if (size.ok()) create->size_bytes = *size;
+  return size.status();
 }
 
 absl::Status read_backing(const CreateArguments& arguments,
+                          const std::vector<OptionHelp>& known,
                           CreateOptions* create) {
-  const std::string name = take_option("backing_file", create);
-  const std::string format = take_option("backing_fmt", create);
-  create->backing_filename =
-      arguments.backing_given ? arguments.backing_filename : name;
-  create->backing_format =
-      arguments.backing_format.empty() ? format : arguments.backing_format;
+  const auto refuse = [&](absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        what, " not supported for file format '", arguments.format, "'"));
+  };
+  if (arguments.backing_filename.has_value()) {
+    if (!lists(known, "backing_file")) return refuse("Backing file");
+    if (arguments.backing_filename->empty()) {
+      return absl::InvalidArgumentError(
+          "Expected backing file name, got empty string");
+    }
+  }
+  if (arguments.backing_format.has_value() && !lists(known, "backing_fmt"))
+    return refuse("Backing file format");
+  const std::string name = take_option("backing_file", &create->options);
+  const std::string format = take_option("backing_fmt", &create->options);
+  create->backing_filename = arguments.backing_filename.value_or(name);
+  create->backing_format = arguments.backing_format.value_or(format);
   create->unsafe_backing = arguments.unsafe_backing;
-  if (arguments.backing_given && create->backing_filename.empty()) {
-    return absl::InvalidArgumentError(
-        "Expected backing file name, got empty string");
-  }
-  if (create->backing_filename.empty()) {
-    if (create->backing_format.empty()) return absl::OkStatus();
-    return absl::InvalidArgumentError(
-        "Backing format cannot be used without backing file");
-  }
-  if (create->backing_format.empty()) {
-    return absl::InvalidArgumentError(
-        "Backing file specified without backing format");
-  }
-  if (create->backing_filename == arguments.filename) {
+  if (!create->backing_filename.empty() &&
+      create->backing_filename == arguments.filename) {
     return absl::InvalidArgumentError(
         "Error: Trying to create an image with the same filename as the "
         "backing file");
@@ -139,27 +140,46 @@ absl::Status read_backing(const CreateArguments& arguments,
 }
 
 // An overlay is as long as what it lies over, unless the user says otherwise.
-absl::Status learn_size(const CreateArguments& arguments,
-                        const ImageOpener& opener, CreateOptions* create) {
-  if (create->size_bytes.has_value()) return absl::OkStatus();
-  if (create->backing_filename.empty() || create->unsafe_backing) {
-    return absl::InvalidArgumentError("Image creation needs a size parameter");
-  }
+absl::Status look_at_backing(const CreateArguments& arguments,
+                             const ImageOpener& opener, CreateOptions* create) {
   OpenOptions options;
   options.read_only = true;
   const absl::StatusOr<std::shared_ptr<BlockDriver>> backing = opener.open(
-      resolve_backing_filename(arguments.filename, create->backing_filename),
+      resolve_backing_filename(NameSyntax::kQemu, arguments.filename,
+                               create->backing_filename),
       create->backing_format, options);
   if (!backing.ok()) {
-    return absl::Status(
-        backing.status().code(),
-        absl::StrCat("Could not open '", create->backing_filename,
-                     "': ", backing.status().message(),
-                     "\nCould not open backing image."));
+    return with_qemu_words(backing.status(),
+                           absl::StrCat(qemu_words(backing.status()),
+                                        "\nCould not open backing image."));
+  }
+  if (create->backing_format.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Backing file specified without backing format\n"
+                     "Detected format of ",
+                     (*backing)->format_name(), "."));
   }
   // In whole sectors, as QEMU counts.
-  create->size_bytes = align_up((*backing)->length_bytes(), kSectorSizeBytes);
+  if (!create->size_bytes.has_value()) {
+    create->size_bytes = align_up((*backing)->length_bytes(), kSectorSizeBytes);
+  }
   return (*backing)->close();
+}
+
+absl::Status complete_backing(const CreateArguments& arguments,
+                              const ImageOpener& opener,
+                              CreateOptions* create) {
+  if (!create->backing_filename.empty()) {
+    if (!create->unsafe_backing) {
+      absl::Status status = look_at_backing(arguments, opener, create);
+      if (!status.ok()) return status;
+    } else if (create->backing_format.empty()) {
+      return absl::InvalidArgumentError(
+          "Backing file specified without backing format");
+    }
+  }
+  if (create->size_bytes.has_value()) return absl::OkStatus();
+  return absl::InvalidArgumentError("Image creation needs a size parameter");
 }
 
 // "cluster_size=64k" is printed as the number that it means.
@@ -180,10 +200,10 @@ void print_formatting(const CreateArguments& arguments,
                       const CreateOptions& create) {
   OptionMap values = create.options;
   values["size"] = absl::StrCat(create.size_bytes.value_or(0));
-  if (!create.backing_filename.empty()) {
+  if (!create.backing_filename.empty())
     values["backing_file"] = create.backing_filename;
+  if (!create.backing_format.empty())
     values["backing_fmt"] = create.backing_format;
-  }
   std::string line = absl::StrCat("Formatting '", arguments.filename,
                                   "', fmt=", arguments.format);
   for (const PrintedOption& option : printed_options(arguments.format)) {
@@ -199,109 +219,88 @@ void print_formatting(const CreateArguments& arguments,
   std::fflush(stdout);
 }
 
-int print_option_help(const CreateArguments& arguments,
-                      const ImageFormat& format) {
-  std::printf("Supported %s options:\n%s", arguments.format.c_str(),
-              describe_options(format.create_options()).c_str());
-  return 0;
-}
-
-absl::Status check_names(const CreateOptions& create, const ImageFormat& format,
-                         const DriverRegistry& registry) {
-  std::vector<OptionHelp> known = format.create_options();
-  for (const StorageProtocol* protocol : registry.protocols) {
-    for (OptionHelp& option : protocol->create_options())
-      known.push_back(std::move(option));
-  }
-  for (const auto& [name, value] : create.options) {
-    bool found = false;
-    for (const OptionHelp& option : known) found = found || option.name == name;
-    if (!found)
-      return absl::InvalidArgumentError(
-          absl::StrCat("Invalid parameter '", name, "'"));
-  }
-  return absl::OkStatus();
-}
-
 absl::Status create_or_remove(const CreateArguments& arguments,
                               const ImageOpener& opener,
-                              const CreateOptions& create) {
-  // A limit on the size of files is an error like any other: the process must
-  // live to clean up.
-  std::signal(SIGXFSZ, SIG_IGN);
-  NewFile file(arguments.filename);
+                              const CreateOptions& create,
+                              const std::string& path) {
+  NewFile file(path);
   absl::Status status =
       opener.create(arguments.filename, arguments.format, create);
   if (status.ok()) file.keep();
   return status;
 }
 
-int run_create(const CreateArguments& arguments) {
-  const DriverRegistry& registry = builtin_drivers();
-  const ImageFormat* format = registry.find_format(arguments.format);
+absl::Status create_image(const CreateArguments& arguments,
+                          const ImageOpener& opener) {
+  const ImageFormat* const format =
+      builtin_drivers().find_format(arguments.format);
   if (format == nullptr) {
-    return fail(absl::StrCat(arguments.filename, ": Unknown file format '",
-                             arguments.format, "'"));
+    const bool exists =
+        builtin_drivers().find_filter(arguments.format) != nullptr;
+    return absl::InvalidArgumentError(
+        exists ? absl::StrCat("Format driver '", arguments.format,
+                              "' does not support image creation")
+               : absl::StrCat("Unknown file format '", arguments.format, "'"));
   }
+  const absl::StatusOr<std::string> path =
+      opener.new_file_name(arguments.filename);
+  if (!path.ok()) return path.status();
+  const std::vector<OptionHelp> known = all_create_options(*format);
+  absl::StatusOr<OptionMap> options =
+      typed_options(arguments.options.text(), known);
+  if (!options.ok()) return options.status();
   CreateOptions create;
-  for (const std::string& text : arguments.options) {
-    const OptionList list = parse_option_list(text);
-    if (list.help) return print_option_help(arguments, *format);
-    for (const auto& [name, value] : list.options) create.options[name] = value;
-  }
-  if (arguments.filename.empty()) return fail("Expecting image file name");
-
-  const auto secrets = load_secrets(arguments.objects);
-  if (!secrets.ok()) return fail(secrets.status().message());
-  const ImageOpener opener(registry, tool_policy(*secrets));
+  create.options = *std::move(options);
   absl::Status status = read_size(arguments, &create);
-  if (!status.ok()) return fail(status.message());
-  status = read_backing(arguments, &create);
-  if (status.ok()) status = check_names(create, *format, registry);
-  if (status.ok() && !create.backing_filename.empty() &&
-      !format->supports_backing()) {
-    status = absl::InvalidArgumentError(absl::StrCat(
-        "Backing file not supported for file format '", arguments.format, "'"));
-  }
-  if (status.ok()) status = learn_size(arguments, opener, &create);
-  if (status.ok()) {
-    if (!arguments.quiet) print_formatting(arguments, create);
-    status = create_or_remove(arguments, opener, create);
-  }
-  if (!status.ok())
-    return fail(absl::StrCat(arguments.filename, ": ", status.message()));
-  return 0;
+  if (status.ok()) status = read_backing(arguments, known, &create);
+  if (status.ok()) status = complete_backing(arguments, opener, &create);
+  if (!status.ok()) return status;
+  if (!arguments.quiet) print_formatting(arguments, create);
+  return create_or_remove(arguments, opener, create, *path);
 }
 
 }  // namespace
 
-Command add_create_command(CLI::App* app) {
-  auto arguments = std::make_shared<CreateArguments>();
-  CLI::App* create = app->add_subcommand("create", "Make a new image");
-  create->add_option("filename", arguments->filename, "the new image");
-  create->add_option(
-      "size", arguments->size,
-      "its length; suffixes k, M, G, T, P, E; an overlay's default is that of "
-      "its backing file");
-  create->add_option("-f", arguments->format, "its format (raw)");
-  add_object_option(create, &arguments->objects);
-  CLI::Option* backing =
-      create->add_option("-b", arguments->backing_filename, "its backing file");
-  create->add_option("-F", arguments->backing_format,
-                     "the backing file's format");
-  create
-      ->add_option("-o", arguments->options,
-                   "options as name=value,...; \"help\" lists them")
-      ->expected(1)
-      ->take_all()
-      ->allow_extra_args(false);
-  create->add_flag("-q", arguments->quiet, "print nothing");
-  create->add_flag("-u", arguments->unsafe_backing,
-                   "do not open the backing file");
-  return [arguments, backing] {
-    arguments->backing_given = backing->count() > 0;
-    return run_create(*arguments);
-  };
+int run_create(int argc, char** argv) {
+  CreateArguments arguments;
+  OptionReader reader(argc, argv, "F:b:f:o:qu", {});
+  while (const std::optional<int> found = reader.next()) {
+    switch (*found) {
+      case 'F':
+        arguments.backing_format = reader.argument();
+        break;
+      case 'b':
+        arguments.backing_filename = reader.argument();
+        break;
+      case 'f':
+        arguments.format = reader.argument();
+        break;
+      case 'o':
+        if (!arguments.options.add(reader.argument())) return 1;
+        break;
+      case 'q':
+        arguments.quiet = true;
+        break;
+      case 'u':
+        arguments.unsafe_backing = true;
+        break;
+      default:
+        break;
+    }
+  }
+  const std::vector<std::string>& operands = reader.operands();
+  if (arguments.options.asks_for_help())
+    return print_create_help(arguments.format, !operands.empty());
+  if (operands.empty()) exit_with_usage("Expecting image file name");
+  arguments.filename = operands[0];
+  if (operands.size() > 1)
+    arguments.size_bytes = size_or_exit("image size", operands[1].c_str());
+  if (operands.size() > 2)
+    exit_with_usage(absl::StrCat("Unexpected argument: ", operands[2]));
+  const absl::Status status = create_image(
+      arguments, ImageOpener(builtin_drivers(), tool_policy(reader.secrets())));
+  if (status.ok()) return 0;
+  return fail(absl::StrCat(arguments.filename, ": ", qemu_words(status)));
 }
 
 }  // namespace spindle

@@ -1,12 +1,11 @@
 // spindle-img map: where a guest's bytes lie, through the whole chain.
-#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
-#include <vector>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,23 +14,24 @@
 #include "engine/checked_math.h"
 #include "engine/errors.h"
 #include "engine/image_opener.h"
+#include "engine/jobs/sector_status.h"
 #include "engine/sector.h"
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
 #include "threadpool/executor.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
-#include "tools/sector_status.h"
+#include "tools/image_opts.h"
+#include "tools/img_options.h"
 
 namespace spindle {
 namespace {
 
 struct MapArguments {
-  std::vector<std::string> filenames;
-  std::string format;
-  std::string output = "human";
-  std::string start_offset;
-  std::string max_length;
+  ImageArgument image;
+  bool json = false;
+  uint64_t start_offset = 0;
+  std::optional<uint64_t> max_length;
   bool force_share = false;
 };
 
@@ -57,7 +57,7 @@ struct MapRun {
 class Printer {
  public:
   Printer(const MapArguments& arguments, const BlockDevice& device)
-      : json_(arguments.output == "json"), device_(device) {}
+      : json_(arguments.json), device_(device) {}
 
   void begin() const {
     if (json_) {
@@ -120,14 +120,29 @@ class Printer {
   const BlockDevice& device_;
 };
 
+// The rest of a partial last sector reads as zeroes, and is where it would be.
+absl::StatusOr<BlockStatus> status_at(BlockDevice& device, ByteRange range) {
+  const uint64_t end = device.length_bytes();
+  if (range.offset < end) {
+    return device.block_status(
+        {range.offset, std::min(range.length, end - range.offset)},
+        BlockStatusScope::kWholeChain);
+  }
+  BlockStatus status;
+  status.length = range.length;
+  status.allocated = true;
+  status.zero = true;
+  status.host_offset = range.offset;
+  return status;
+}
+
 absl::Status print_map(BlockDevice& device, const Printer& printer,
                        ByteRange range) {
   MapRun current;
   current.start = range.offset;
   printer.begin();
   while (!range.empty()) {
-    absl::StatusOr<BlockStatus> status =
-        sector_status(device, range, BlockStatusScope::kWholeChain);
+    const absl::StatusOr<BlockStatus> status = status_at(device, range);
     if (!status.ok()) {
       return with_context(
           status.status(),
@@ -148,83 +163,71 @@ absl::Status print_map(BlockDevice& device, const Printer& printer,
   return printer.print(current, /*last=*/true);
 }
 
-absl::StatusOr<std::unique_ptr<BlockDevice>> open_device(
-    const MapArguments& arguments, Executor* executor) {
-  const std::string& filename = arguments.filenames[0];
-  ImageOpener::Policy policy;
-  policy.probe_image = arguments.format.empty();
-  const ImageOpener opener(builtin_drivers(), policy);
+int run(const MapArguments& arguments, const ImageOpener& opener) {
   OpenOptions options;
   options.read_only = true;
   options.force_share = arguments.force_share;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
-      opener.open(filename, arguments.format, options);
-  absl::StatusOr<std::unique_ptr<BlockDevice>> device =
-      driver.ok() ? BlockDevice::create(*std::move(driver), executor)
-                  : driver.status();
-  if (!device.ok()) {
-    return with_context(device.status(),
-                        absl::StrCat("Could not open '", filename, "'"));
-  }
-  return device;
-}
-
-absl::Status map_image(const MapArguments& arguments, uint64_t start,
-                       std::optional<uint64_t> max_length) {
-  absl::StatusOr<std::unique_ptr<Executor>> executor = create_executor({});
-  if (!executor.ok()) return executor.status();
-  absl::StatusOr<std::unique_ptr<BlockDevice>> device =
-      open_device(arguments, executor->get());
-  if (!device.ok()) return device.status();
+  std::shared_ptr<BlockDriver> driver =
+      open_or_complain(opener, arguments.image, options);
+  if (driver == nullptr) return 1;
+  const absl::StatusOr<std::unique_ptr<Executor>> executor =
+      create_executor({});
+  if (!executor.ok()) return fail(executor.status().message());
+  const absl::StatusOr<std::unique_ptr<BlockDevice>> device =
+      BlockDevice::create(std::move(driver), executor->get());
+  if (!device.ok()) return fail(device.status().message());
   const uint64_t end = whole_sectors_bytes(**device);
+  const uint64_t start = arguments.start_offset;
   const uint64_t length =
-      std::min(end - std::min(end, start), max_length.value_or(end));
-  const absl::Status status = print_map(**device, Printer(arguments, **device),
-                                        ByteRange{start, length});
+      std::min(end - std::min(start, end), arguments.max_length.value_or(end));
+  absl::Status status =
+      print_map(**device, Printer(arguments, **device), {start, length});
   const absl::Status closed = (*device)->close();
-  return status.ok() ? closed : status;
-}
-
-int run_map(const MapArguments& arguments) {
-  if (arguments.output != "human" && arguments.output != "json")
-    return fail("--output must be used with human or json as argument.");
-  uint64_t start = 0;
-  std::optional<uint64_t> max_length;
-  if (!arguments.start_offset.empty()) {
-    const auto size = parse_size_named("start offset", arguments.start_offset);
-    if (!size.ok()) return fail(size.status().message());
-    start = *size;
-  }
-  if (!arguments.max_length.empty()) {
-    const auto size = parse_size_named("max length", arguments.max_length);
-    if (!size.ok()) return fail(size.status().message());
-    max_length = *size;
-  }
-  if (arguments.filenames.size() != 1) {
-    return fail(
-        "Expecting one image file name\n"
-        "Try 'spindle-img --help' for more information");
-  }
-  const absl::Status status = map_image(arguments, start, max_length);
-  return status.ok() ? 0 : fail(status.message());
+  if (status.ok()) status = closed;
+  return status.ok() ? 0 : fail(qemu_words(status));
 }
 
 }  // namespace
 
-Command add_map_command(CLI::App* app) {
-  auto arguments = std::make_shared<MapArguments>();
-  CLI::App* map =
-      app->add_subcommand("map", "Say where an image's bytes lie in its files");
-  map->add_option("filename", arguments->filenames, "the image");
-  map->add_option("-f", arguments->format, "its format; guessed if not stated");
-  map->add_option("--output", arguments->output, "human or json");
-  map->add_option("-s,--start-offset", arguments->start_offset,
-                  "begin there (0)");
-  map->add_option("-l,--max-length", arguments->max_length,
-                  "as many bytes (all)");
-  map->add_flag("-U,--force-share", arguments->force_share,
-                "read it also while somebody else writes");
-  return [arguments] { return run_map(*arguments); };
+int run_map(int argc, char** argv) {
+  MapArguments arguments;
+  std::optional<std::string> output;
+  OptionReader reader(argc, argv, "f:s:l:U",
+                      {{"format", required_argument, nullptr, 'f'},
+                       {"output", required_argument, nullptr, kOptionOutput},
+                       {"image-opts", no_argument, nullptr, kOptionImageOpts},
+                       {"force-share", no_argument, nullptr, 'U'},
+                       {"start-offset", required_argument, nullptr, 's'},
+                       {"max-length", required_argument, nullptr, 'l'}});
+  while (const std::optional<int> found = reader.next()) {
+    switch (*found) {
+      case 'f':
+        arguments.image.format = reader.argument();
+        break;
+      case 's':
+        arguments.start_offset =
+            size_or_exit("start offset", reader.argument());
+        break;
+      case 'l':
+        arguments.max_length = size_or_exit("max length", reader.argument());
+        break;
+      case 'U':
+        arguments.force_share = true;
+        break;
+      case kOptionOutput:
+        output = reader.argument();
+        break;
+      default:
+        break;
+    }
+  }
+  if (reader.operands().size() != 1)
+    exit_with_usage("Expecting one image file name");
+  arguments.image.name = reader.operands()[0];
+  arguments.image.image_opts = reader.image_opts();
+  arguments.json = is_json_output(output);
+  return run(arguments,
+             ImageOpener(builtin_drivers(), tool_policy(reader.secrets())));
 }
 
 }  // namespace spindle

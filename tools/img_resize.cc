@@ -1,5 +1,4 @@
 // spindle-img resize: make an image longer or shorter.
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <cstdio>
 #include <limits>
@@ -13,20 +12,26 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "engine/block_driver.h"
+#include "engine/checked_math.h"
+#include "engine/errors.h"
 #include "engine/image_opener.h"
 #include "engine/option_values.h"
+#include "engine/sector.h"
 #include "formats/builtin.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
+#include "tools/image_opts.h"
+#include "tools/img_options.h"
 
 namespace spindle {
 namespace {
 
+// As long as QEMU lets an image be: 2^63 without its largest alignment.
+constexpr uint64_t kMaxLength = (uint64_t{1} << 63) - (uint64_t{1} << 30);
+
 struct ResizeArguments {
-  std::string filename;
-  std::string format;
-  std::string size;
-  std::string preallocation = "off";
+  ImageArgument image;
+  Preallocation preallocation = Preallocation::kOff;
   bool shrink = false;
   bool quiet = false;
 };
@@ -63,10 +68,16 @@ std::optional<uint64_t> new_length(WantedSize wanted, uint64_t length_bytes) {
 }
 
 int resize(const ResizeArguments& arguments, WantedSize wanted,
-           Preallocation preallocation, BlockDriver* image) {
-  const uint64_t before = image->length_bytes();
+           BlockDriver* image) {
+  const Preallocation preallocation = arguments.preallocation;
+  // In whole sectors, as QEMU counts.
+  const uint64_t before = align_up(image->length_bytes(), kSectorSizeBytes);
   const std::optional<uint64_t> length = new_length(wanted, before);
   if (!length.has_value()) return fail("New image size must be positive");
+  if (*length > kMaxLength) {
+    return fail(absl::StrCat("offset(", *length, ") exceeds maximum(",
+                             kMaxLength, ")"));
+  }
   if (*length <= before && preallocation != Preallocation::kOff)
     return fail("Preallocation can only be used for growing images");
   if (*length < before && !arguments.shrink) {
@@ -81,54 +92,58 @@ int resize(const ResizeArguments& arguments, WantedSize wanted,
   absl::Status status = image->resize(*length, preallocation);
   const absl::Status closed = image->close();
   if (status.ok()) status = closed;
-  if (!status.ok()) return fail(status.message());
+  if (!status.ok()) return fail(qemu_words(status));
   if (!arguments.quiet) std::printf("Image resized.\n");
   return 0;
 }
 
-int run_resize(const ResizeArguments& arguments) {
-  if (arguments.size.empty()) {
-    return fail(absl::StrCat(arguments.filename.empty()
-                                 ? "Not enough arguments"
-                                 : "Expecting image file name and size",
-                             "\nTry 'spindle-img --help' for more "
-                             "information"));
-  }
-  const std::optional<Preallocation> preallocation =
-      parse_preallocation(arguments.preallocation);
-  if (!preallocation.has_value()) {
-    return fail(absl::StrCat("Invalid preallocation mode '",
-                             arguments.preallocation, "'"));
-  }
-  const absl::StatusOr<WantedSize> wanted = parse_wanted_size(arguments.size);
-  if (!wanted.ok()) return fail(wanted.status().message());
-  ImageOpener::Policy policy;
-  policy.probe_image = arguments.format.empty();
-  const ImageOpener opener(builtin_drivers(), std::move(policy));
-  absl::StatusOr<std::shared_ptr<BlockDriver>> image =
-      opener.open(arguments.filename, arguments.format, {});
-  if (!image.ok()) return fail_to_open(arguments.filename, image.status());
-  return resize(arguments, *wanted, *preallocation, image->get());
+Preallocation preallocation_of(const char* text) {
+  const std::optional<Preallocation> mode = parse_preallocation(text);
+  if (!mode.has_value())
+    exit_with(absl::StrCat("Invalid preallocation mode '", text, "'"));
+  return *mode;
 }
 
 }  // namespace
 
-Command add_resize_command(CLI::App* app) {
-  auto arguments = std::make_shared<ResizeArguments>();
-  CLI::App* resize =
-      app->add_subcommand("resize", "Make an image longer or shorter");
-  resize->add_option("filename", arguments->filename, "the image");
-  resize->add_option("size", arguments->size,
-                     "its new length; what is to be added after a +, taken "
-                     "away after a -");
-  resize->add_option("-f", arguments->format,
-                     "its format; guessed if not stated");
-  resize->add_option("--preallocation", arguments->preallocation,
-                     "of what is added: off, metadata, falloc or full");
-  resize->add_flag("--shrink", arguments->shrink,
-                   "allow it to become shorter, which deletes data");
-  resize->add_flag("-q", arguments->quiet, "say nothing but errors");
-  return [arguments] { return run_resize(*arguments); };
+int run_resize(int argc, char** argv) {
+  // The size comes first: it may look like an option ("-1G").
+  if (argc < 3) exit_with_usage("Not enough arguments");
+  const char* const size = argv[--argc];
+  ResizeArguments arguments;
+  OptionReader reader(
+      argc, argv, "f:q",
+      {{"image-opts", no_argument, nullptr, kOptionImageOpts},
+       {"preallocation", required_argument, nullptr, kOptionPreallocation},
+       {"shrink", no_argument, nullptr, kOptionShrink}});
+  while (const std::optional<int> found = reader.next()) {
+    switch (*found) {
+      case 'f':
+        arguments.image.format = reader.argument();
+        break;
+      case 'q':
+        arguments.quiet = true;
+        break;
+      case kOptionPreallocation:
+        arguments.preallocation = preallocation_of(reader.argument());
+        break;
+      case kOptionShrink:
+        arguments.shrink = true;
+        break;
+      default:
+        break;
+    }
+  }
+  if (reader.operands().size() != 1)
+    exit_with_usage("Expecting image file name and size");
+  arguments.image.name = reader.operands()[0];
+  arguments.image.image_opts = reader.image_opts();
+  const absl::StatusOr<WantedSize> wanted = parse_wanted_size(size);
+  if (!wanted.ok()) return fail(wanted.status().message());
+  const ImageOpener opener(builtin_drivers(), tool_policy(reader.secrets()));
+  const std::shared_ptr<BlockDriver> image =
+      open_or_complain(opener, arguments.image, tool_open_options());
+  return image == nullptr ? 1 : resize(arguments, *wanted, image.get());
 }
 
 }  // namespace spindle

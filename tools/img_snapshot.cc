@@ -1,7 +1,8 @@
 // spindle-img snapshot: list, make, return to and delete internal snapshots.
-#include <CLI/CLI.hpp>
 #include <cstdio>
+#include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -11,26 +12,29 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/block_driver.h"
+#include "engine/errors.h"
 #include "engine/image_opener.h"
 #include "formats/builtin.h"
 #include "tools/cli_text.h"
 #include "tools/commands.h"
+#include "tools/image_opts.h"
+#include "tools/img_options.h"
 #include "tools/snapshot_text.h"
 
 namespace spindle {
 namespace {
 
+enum class SnapshotAction { kNone, kList, kCreate, kApply, kDelete };
+
 struct SnapshotArguments {
-  std::string filename;
-  std::string format;
-  bool list = false;
+  ImageArgument image;
   bool force_share = false;
-  bool quiet = false;
-  std::string create;
-  std::string apply;
-  std::string remove;
-  // In the order of the command line, for "-c ''".
-  int actions = 0;
+  SnapshotAction action = SnapshotAction::kNone;
+  std::string snapshot;
+
+  bool changes() const {
+    return action != SnapshotAction::kNone && action != SnapshotAction::kList;
+  }
 };
 
 absl::Status create_snapshot(BlockDriver* image, const std::string& name) {
@@ -54,74 +58,101 @@ int list_snapshots(BlockDriver* image) {
   return 0;
 }
 
-int change_snapshots(BlockDriver* image, const SnapshotArguments& arguments) {
-  absl::Status status;
-  std::string failure;
-  if (!arguments.create.empty()) {
-    status = create_snapshot(image, arguments.create);
-    failure =
-        absl::StrCat("Could not create snapshot '", arguments.create, "'");
-  } else if (!arguments.apply.empty()) {
-    status = image->apply_snapshot(arguments.apply);
-    failure = absl::StrCat("Could not apply snapshot '", arguments.apply, "'");
-  } else {
-    status = image->delete_snapshot(arguments.remove);
-    failure =
-        absl::StrCat("Could not delete snapshot '", arguments.remove, "'");
-  }
-  const absl::Status closed = image->close();
-  if (status.ok()) status = closed;
-  return status.ok() ? 0 : fail(absl::StrCat(failure, ": ", status.message()));
+// "-95 (Operation not supported)"
+std::string number_and_text(const absl::Status& status) {
+  const int error = errno_for(status);
+  return absl::StrCat(-error, " (", std::strerror(error), ")");
 }
 
-int run_snapshot(const SnapshotArguments& arguments) {
-  if (arguments.actions > 1) {
-    return fail(
-        "Cannot mix '-l', '-a', '-c', '-d'\n"
-        "Try 'spindle-img --help' for more information");
+// What to say of `status`, which is not OK.
+std::string describe_failure(const SnapshotArguments& arguments,
+                             const absl::Status& status) {
+  const std::string& name = arguments.snapshot;
+  switch (arguments.action) {
+    case SnapshotAction::kCreate:
+      return absl::StrCat("Could not create snapshot '", name,
+                          "': ", number_and_text(status));
+    case SnapshotAction::kApply:
+      return absl::StrCat("Could not apply snapshot '", name, "': ",
+                          absl::IsUnimplemented(status)
+                              ? "Block driver does not support snapshots"
+                          : absl::IsNotFound(status)
+                              ? absl::StrCat("Failed to load snapshot: ",
+                                             std::strerror(errno_for(status)))
+                              : qemu_words(status));
+    default:
+      return absl::StrCat(
+          "Could not delete snapshot '", name, "': ",
+          absl::IsNotFound(status) || absl::IsUnimplemented(status)
+              ? "snapshot not found"
+              : qemu_words(status));
   }
-  const bool changes = arguments.actions == 1 && !arguments.list;
-  ImageOpener::Policy policy;
-  policy.probe_image = arguments.format.empty();
-  const ImageOpener opener(builtin_drivers(), std::move(policy));
-  OpenOptions options;
-  options.read_only = !changes;
+}
+
+absl::Status change(BlockDriver* image, const SnapshotArguments& arguments) {
+  if (arguments.action == SnapshotAction::kCreate)
+    return create_snapshot(image, arguments.snapshot);
+  if (arguments.action == SnapshotAction::kApply)
+    return image->apply_snapshot(arguments.snapshot);
+  return image->delete_snapshot(arguments.snapshot);
+}
+
+int run(const SnapshotArguments& arguments, const ImageOpener& opener) {
+  OpenOptions options = tool_open_options();
+  options.read_only = !arguments.changes();
   options.force_share = arguments.force_share;
-  // Only the image itself.
-  options.open_backing = false;
-  absl::StatusOr<std::shared_ptr<BlockDriver>> image =
-      opener.open(arguments.filename, arguments.format, options);
-  if (!image.ok()) return fail_to_open(arguments.filename, image.status());
-  if (changes) return change_snapshots(image->get(), arguments);
-  return arguments.list ? list_snapshots(image->get()) : 0;
+  const std::shared_ptr<BlockDriver> image =
+      open_or_complain(opener, arguments.image, options);
+  if (image == nullptr) return 1;
+  if (arguments.action == SnapshotAction::kNone) return 0;
+  if (arguments.action == SnapshotAction::kList)
+    return list_snapshots(image.get());
+  absl::Status status = change(image.get(), arguments);
+  const absl::Status closed = image->close();
+  if (status.ok()) status = closed;
+  return status.ok() ? 0 : fail(describe_failure(arguments, status));
 }
 
 }  // namespace
 
-Command add_snapshot_command(CLI::App* app) {
-  auto arguments = std::make_shared<SnapshotArguments>();
-  CLI::App* snapshot = app->add_subcommand(
-      "snapshot", "List, make, return to and delete internal snapshots");
-  snapshot->add_option("filename", arguments->filename, "the image")
-      ->required();
-  snapshot->add_option("-f", arguments->format,
-                       "its format; guessed if not stated");
-  CLI::Option* const list =
-      snapshot->add_flag("-l", arguments->list, "list them");
-  CLI::Option* const create =
-      snapshot->add_option("-c", arguments->create, "make one of that name");
-  CLI::Option* const apply = snapshot->add_option(
-      "-a", arguments->apply, "make the disk what it was (id or name)");
-  CLI::Option* const remove =
-      snapshot->add_option("-d", arguments->remove, "delete it (id or name)");
-  snapshot->add_flag("-q", arguments->quiet, "say nothing but errors");
-  snapshot->add_flag("-U,--force-share", arguments->force_share,
-                     "read it also while somebody else writes");
-  return [=] {
-    arguments->actions = static_cast<int>(list->count() + create->count() +
-                                          apply->count() + remove->count());
-    return run_snapshot(*arguments);
+int run_snapshot(int argc, char** argv) {
+  SnapshotArguments arguments;
+  const auto set_action = [&](SnapshotAction action, const char* snapshot) {
+    if (arguments.action != SnapshotAction::kNone)
+      exit_with_usage("Cannot mix '-l', '-a', '-c', '-d'");
+    arguments.action = action;
+    if (snapshot != nullptr) arguments.snapshot = snapshot;
   };
+  OptionReader reader(argc, argv, "la:c:d:qU",
+                      {{"image-opts", no_argument, nullptr, kOptionImageOpts},
+                       {"force-share", no_argument, nullptr, 'U'}});
+  while (const std::optional<int> found = reader.next()) {
+    switch (*found) {
+      case 'l':
+        set_action(SnapshotAction::kList, nullptr);
+        break;
+      case 'a':
+        set_action(SnapshotAction::kApply, reader.argument());
+        break;
+      case 'c':
+        set_action(SnapshotAction::kCreate, reader.argument());
+        break;
+      case 'd':
+        set_action(SnapshotAction::kDelete, reader.argument());
+        break;
+      case 'U':
+        arguments.force_share = true;
+        break;
+      default:
+        break;
+    }
+  }
+  if (reader.operands().size() != 1)
+    exit_with_usage("Expecting one image file name");
+  arguments.image.name = reader.operands()[0];
+  arguments.image.image_opts = reader.image_opts();
+  return run(arguments,
+             ImageOpener(builtin_drivers(), tool_policy(reader.secrets())));
 }
 
 }  // namespace spindle

@@ -14,7 +14,6 @@
 #include "engine/completion_queue.h"
 #include "engine/node_options.h"
 #include "threadpool/default_executor.h"
-#include "tools/sector_status.h"
 
 namespace spindle {
 namespace {

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/block_device.h"
 #include "engine/checked_math.h"
+#include "engine/jobs/sector_status.h"
 #include "engine/sector.h"
 #include "formats/builtin.h"
 #include "tools/image_report.h"
@@ -17,7 +18,6 @@
 #include "tools/io_image.h"
 #include "tools/io_request.h"
 #include "tools/io_text.h"
-#include "tools/sector_status.h"
 
 namespace spindle {
 namespace {
@@ -60,11 +60,12 @@ uint64_t vm_state_offset(const ImageReport& report) {
 
 IoOutcome run_info(IoCall& call) {
   // From the file: it has all that a header can say.
-  ReportOptions options;
-  options.force_share = true;
-  options.format = std::string(call.image->device().driver().format_name());
+  const ImageArgument image{
+      .name = call.image->own_filename(),
+      .format = std::string(call.image->device().driver().format_name())};
   const absl::StatusOr<ImageReport> report =
-      make_report(builtin_drivers(), call.image->own_filename(), options);
+      make_report(ImageOpener(builtin_drivers(), tool_policy()), image,
+                  /*force_share=*/true);
   if (!report.ok()) return IoOutcome::kFailed;
   std::printf(
       "format name: %s\ncluster size: %s\nvm state offset: %s\n%s",

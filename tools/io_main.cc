@@ -114,7 +114,9 @@ class ArgumentReader {
     if (!result_.has_image) return result_;
     if (result_.image_opts) {
       result_.target.options =
-          spindle::parse_image_opts(argv[optind], /*implied_name=*/"");
+          spindle::parse_image_opts(
+              argv[optind], spindle::ShortForms::kWarnedOf,
+              /*implied_name=*/"");
     } else {
       result_.target.filename = argv[optind];
     }

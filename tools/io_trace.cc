@@ -52,7 +52,7 @@ bool make_log_file(const std::string& filename) {
 }  // namespace
 
 TraceOutcome apply_trace_option(const std::string& text) {
-  const OptionMap options = parse_image_opts(text, "enable");
+  const OptionMap options = parse_image_opts(text, ShortForms::kWarnedOf, "enable");
   for (const auto& [name, value] : options) {
     if (name != "enable" && name != "events" && name != "file") {
       fail(absl::StrCat("Invalid parameter '", name, "'"));

@@ -1,4 +1,4 @@
-// NewFile: a file that a command makes, and removes again unless it finishes.
+// NewFile: a file that a command makes, and takes back unless it finishes.
 //
 // Thread safety: one thread.
 #ifndef SPINDLE_TOOLS_NEW_FILE_H_
@@ -12,20 +12,25 @@ namespace spindle {
 
 class NewFile {
  public:
-  // Makes the file, empty, if there is none of that name.  One that was there
-  // before is never removed.
+  // Makes the file, empty, if there is none of that name.
   explicit NewFile(const std::string& filename);
-  // Removes it, if it is still the one that was made here.
+  // If it was made here, and is still the same, removes it.  One that was there
+  // before is never removed; if it was overwritten, it becomes empty, so that
+  // half an image does not look like a whole one.
   ~NewFile();
   NewFile(const NewFile&) = delete;
   NewFile& operator=(const NewFile&) = delete;
 
-  void keep() { made_here_ = false; }
+  // What was there before is gone.
+  void note_overwritten() { is_overwritten_ = true; }
+  void keep() { is_kept_ = true; }
 
  private:
   const std::string filename_;
   struct stat facts_ = {};
   bool made_here_ = false;
+  bool is_overwritten_ = false;
+  bool is_kept_ = false;
 };
 
 }  // namespace spindle

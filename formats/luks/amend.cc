@@ -179,12 +179,13 @@ absl::Status write_change(const HeaderArea& area, Header* header,
 
 std::vector<OptionHelp> amend_options() {
   return {
-      {"iter-time", "<num>", "Milliseconds that trying a passphrase takes"},
-      {"keyslot", "<num>", "Number of the slot to change (0 to 7)"},
+      {"iter-time", "<num>", "Time to spend in PBKDF in milliseconds"},
+      {"keyslot", "<num>", "Select a single keyslot to modify explicitly"},
       {"new-secret", "<str>",
-       "ID of the secret with the slot's new passphrase"},
-      {"old-secret", "<str>", "ID of the secret whose slots are erased"},
-      {"state", "<str>", "What the slot becomes: active or inactive"},
+       "New secret to set in the matching keyslots. Empty string to erase"},
+      {"old-secret", "<str>", "Select all keyslots that match this password"},
+      {"state", "<str>",
+       "Select new state of affected keyslots (active/inactive)"},
   };
 }
 

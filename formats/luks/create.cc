@@ -148,13 +148,14 @@ absl::StatusOr<SecretBytes> write_volume(const HeaderArea& area,
 
 std::vector<OptionHelp> create_options() {
   return {
-      {"cipher-alg", "<str>", "Cipher: aes-256, serpent-256, twofish-256, ..."},
-      {"cipher-mode", "<str>", "Mode of the cipher: xts, cbc, ecb"},
-      {"hash-alg", "<str>", "Hash that keys are derived with"},
-      {"iter-time", "<num>", "Milliseconds that trying a passphrase takes"},
-      {"ivgen-alg", "<str>", "Vectors of sectors: plain64, plain, essiv"},
-      {"ivgen-hash-alg", "<str>", "Hash of essiv"},
-      {"key-secret", "<str>", "ID of the secret with the passphrase"},
+      {"cipher-alg", "<str>", "Name of encryption cipher algorithm"},
+      {"cipher-mode", "<str>", "Name of encryption cipher mode"},
+      {"hash-alg", "<str>", "Name of encryption hash algorithm"},
+      {"iter-time", "<num>", "Time to spend in PBKDF in milliseconds"},
+      {"ivgen-alg", "<str>", "Name of IV generator algorithm"},
+      {"ivgen-hash-alg", "<str>", "Name of IV generator hash algorithm"},
+      {"key-secret", "<str>",
+       "ID of the secret that provides the keyslot passphrase"},
       {"size", "<size>", "Virtual disk size"},
   };
 }

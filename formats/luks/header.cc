@@ -9,6 +9,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 #include "engine/sector.h"
 
 namespace spindle::luks {
@@ -19,6 +20,10 @@ using crypto::IvGenerator;
 
 absl::Status damaged(absl::string_view what) {
   return absl::DataLossError(absl::StrCat("LUKS header: ", what));
+}
+
+absl::Status damaged(absl::string_view what, absl::string_view qemu_words) {
+  return with_qemu_words(damaged(what), qemu_words);
 }
 
 absl::Status unknown(absl::string_view field, absl::string_view value) {
@@ -49,7 +54,11 @@ absl::Status parse_mode(const std::string& text,
   const size_t dash = view.find('-');
   const std::optional<CipherMode> mode =
       crypto::parse_mode(view.substr(0, dash));
-  if (!mode.has_value()) return unknown("cipher mode", text);
+  if (!mode.has_value()) {
+    return with_qemu_words(
+        unknown("cipher mode", text),
+        absl::StrCat("Cipher mode '", view.substr(0, dash), "' not supported"));
+  }
   spec->mode = *mode;
   if (dash == absl::string_view::npos) {
     spec->iv_generator = IvGenerator::kNone;
@@ -114,7 +123,9 @@ absl::StatusOr<KeySlot> parse_slot(const uint8_t* from, size_t number) {
   const uint32_t state = load_big32(from + kSlotStateOffset);
   if (state != kSlotActive && state != kSlotInactive) {
     return damaged(absl::StrCat("state ", state, " of key slot ", number,
-                                " is neither active nor inactive"));
+                                " is neither active nor inactive"),
+                   absl::StrCat("Keyslot ", number,
+                                " state (active/disable) is corrupted"));
   }
   slot.active = state == kSlotActive;
   slot.iterations = load_big32(from + kSlotIterationsOffset);
@@ -123,11 +134,14 @@ absl::StatusOr<KeySlot> parse_slot(const uint8_t* from, size_t number) {
   const uint32_t stripes = load_big32(from + kSlotStripesOffset);
   if (stripes != kStripes) {
     return damaged(absl::StrCat("stripes ", stripes, " of key slot ", number,
-                                " are not ", kStripes));
+                                " are not ", kStripes),
+                   absl::StrCat("Keyslot ", number, " is corrupted (stripes ",
+                                stripes, " != ", kStripes, ")"));
   }
   if (slot.active && slot.iterations == 0) {
     return damaged(
-        absl::StrCat("iterations of key slot ", number, " are zero"));
+        absl::StrCat("iterations of key slot ", number, " are zero"),
+        absl::StrCat("Keyslot ", number, " iteration count is zero"));
   }
   return slot;
 }
@@ -194,13 +208,18 @@ absl::Status check_start(absl::Span<const uint8_t> bytes) {
         absl::StrCat("not a LUKS volume: ", bytes.size(),
                      " bytes are less than the header's ", kHeaderBytes));
   }
-  if (!has_magic(bytes))
-    return absl::InvalidArgumentError("not a LUKS volume: no magic number");
+  if (!has_magic(bytes)) {
+    return with_qemu_words(
+        absl::InvalidArgumentError("not a LUKS volume: no magic number"),
+        "Volume is not in LUKS format");
+  }
   const uint16_t version = load_big16(bytes.data() + kVersionOffset);
   if (version == kVersion1) return absl::OkStatus();
-  return absl::UnimplementedError(absl::StrCat("LUKS header: version ", version,
-                                               " is not supported; version ",
-                                               kVersion1, " is"));
+  return with_qemu_words(
+      absl::UnimplementedError(absl::StrCat("LUKS header: version ", version,
+                                            " is not supported; version ",
+                                            kVersion1, " is")),
+      absl::StrCat("LUKS version ", version, " is not supported"));
 }
 
 }  // namespace
@@ -238,7 +257,11 @@ absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> bytes,
       read_text(bytes.subspan(kHashOffset, kNameBytes), "hash");
   if (!hash_text.ok()) return hash_text.status();
   const auto hash = crypto::parse_hash(*hash_text);
-  if (!hash.has_value()) return unknown("hash", *hash_text);
+  if (!hash.has_value()) {
+    return with_qemu_words(
+        unknown("hash", *hash_text),
+        absl::StrCat("Hash algorithm '", *hash_text, "' not supported"));
+  }
   header.hash = *hash;
 
   const auto uuid = read_text(bytes.subspan(kUuidOffset, kUuidBytes), "UUID");
@@ -251,8 +274,10 @@ absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> bytes,
   std::memcpy(header.key_salt.data(), bytes.data() + kKeySaltOffset,
               header.key_salt.size());
   header.key_iterations = load_big32(bytes.data() + kKeyIterationsOffset);
-  if (header.key_iterations == 0)
-    return damaged("iterations of the key's digest are zero");
+  if (header.key_iterations == 0) {
+    return damaged("iterations of the key's digest are zero",
+                   "LUKS key iteration count is zero");
+  }
   status = parse_slots(bytes, &header);
   if (status.ok()) status = check_payload(header, area_bytes);
   if (!status.ok()) return status;

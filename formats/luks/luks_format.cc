@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/byte_channel.h"
 #include "engine/checked_math.h"
+#include "engine/node_options.h"
 #include "formats/crypto/encrypt_options.h"
 #include "formats/luks/amend.h"
 #include "formats/luks/create.h"
@@ -47,12 +48,10 @@ class LuksFormat final : public ImageFormat {
       const OpenContext& context) const override {
     if (options.snapshot.has_value())
       return absl::UnimplementedError("a LUKS volume has no snapshots");
-    for (const auto& [name, value] : options.driver_options) {
-      if (name != kKeySecret) {
-        return absl::InvalidArgumentError(
-            absl::StrCat("format 'luks' has no option '", name, "'"));
-      }
-    }
+    OptionMap others = options.driver_options;
+    others.erase(kKeySecret);
+    absl::Status status = refuse_left_options("format", name(), others);
+    if (!status.ok()) return status;
     const auto passphrase = crypto::find_secret(
         options.driver_options, kKeySecret, context.secrets.get());
     if (!passphrase.ok()) return passphrase.status();
@@ -85,6 +84,20 @@ class LuksFormat final : public ImageFormat {
     Header header;
     return write_volume({&channel}, *plan, (*passphrase)->span(), &header)
         .status();
+  }
+
+  absl::StatusOr<Measurement> measure(const CreateOptions& options,
+                                      BlockDriver*) const override {
+    absl::Status status = check_create(options);
+    if (!status.ok()) return status;
+    const absl::StatusOr<CreatePlan> plan = plan_image(options);
+    if (!plan.ok()) return plan.status();
+    Measurement measured;
+    measured.fully_allocated_bytes =
+        plan->header_area_bytes() +
+        align_up(*options.size_bytes, kSectorSizeBytes);
+    measured.required_bytes = measured.fully_allocated_bytes;
+    return measured;
   }
 
   std::vector<OptionHelp> create_options() const override {

@@ -22,7 +22,6 @@ absl::Status refuse(absl::string_view message) {
 }
 
 absl::Status read_version(const std::string& text, AmendPlan* plan) {
-  if (text.empty()) return absl::OkStatus();
   if (text == "0.10" || text == "v2") {
     plan->version = kVersion2;
   } else if (text == "1.1" || text == "v3") {

@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 #include "formats/qcow2/layout.h"
 
 namespace spindle::qcow2 {
@@ -263,10 +264,12 @@ absl::Status Bitmaps::check_new(const NewDirtyBitmap& wanted,
                        "Cannot store dirty bitmaps in qcow2 v2 files");
   }
   if (granularity > DirtyBitmap::kMaxGranularityBytes) {
-    return cannot_keep(
-        absl::StatusCode::kInvalidArgument,
-        absl::StrCat("Granularity exceeds maximum (",
-                     DirtyBitmap::kMaxGranularityBytes, " bytes)"));
+    return with_qemu_words(
+        cannot_keep(absl::StatusCode::kInvalidArgument,
+                    absl::StrCat("Granularity exceeds maximum (",
+                                 DirtyBitmap::kMaxGranularityBytes, " bytes)")),
+        absl::StrCat("Granularity must be power of 2 and at least ",
+                     DirtyBitmap::kMinGranularityBytes));
   }
   if (wanted.name.size() > kMaxBitmapNameBytes) {
     return cannot_keep(absl::StatusCode::kInvalidArgument,

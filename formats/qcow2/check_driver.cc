@@ -9,6 +9,7 @@
 #include "engine/gate.h"
 #include "formats/qcow2/check.h"
 #include "formats/qcow2/header.h"
+#include "formats/qcow2/image_files.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -20,8 +21,11 @@ absl::Status only_check() {
 
 class CheckDriver final : public BlockDriver {
  public:
-  CheckDriver(std::shared_ptr<BlockDriver> file, uint64_t length_bytes)
-      : file_(std::move(file)), channel_(file_), length_bytes_(length_bytes) {}
+  CheckDriver(ImageFiles files, uint64_t length_bytes)
+      : files_(std::move(files)),
+        file_(files_.file),
+        channel_(file_),
+        length_bytes_(length_bytes) {}
 
   absl::Status read(const IoVector&, Sector) override { return only_check(); }
   absl::Status write(const IoVector&, Sector) override { return only_check(); }
@@ -41,9 +45,10 @@ class CheckDriver final : public BlockDriver {
     const Gate::Closure closed(&gate_);
     return check_file(&channel_, options);
   }
-  absl::Status close() override { return file_->close(); }
+  absl::Status close() override { return files_.close(); }
 
  private:
+  const ImageFiles files_;
   const std::shared_ptr<BlockDriver> file_;
   ByteChannel channel_;
   const uint64_t length_bytes_;
@@ -53,11 +58,15 @@ class CheckDriver final : public BlockDriver {
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<BlockDriver>> open_for_check(
-    std::shared_ptr<BlockDriver> file) {
+    std::shared_ptr<BlockDriver> file, const OpenOptions& options,
+    const OpenContext& context) {
   ByteChannel channel(file);
   const absl::StatusOr<Header> header = read_header_for_check(&channel);
   if (!header.ok()) return header.status();
-  return std::make_shared<CheckDriver>(std::move(file), header->size_bytes);
+  absl::StatusOr<ImageFiles> files =
+      open_image_files(std::move(file), *header, options, context);
+  if (!files.ok()) return files.status();
+  return std::make_shared<CheckDriver>(*std::move(files), header->size_bytes);
 }
 
 }  // namespace spindle::qcow2

@@ -8,13 +8,16 @@
 
 #include "absl/status/statusor.h"
 #include "engine/block_driver.h"
+#include "engine/format.h"
 
 namespace spindle::qcow2 {
 
-// Opens neither a backing nor a data file.
-// Errors: those of read_header_for_check().
+// Opens the backing and the data file, and does not look into them: an image
+// whose files are not all there is not sound.
+// Errors: those of read_header_for_check() and of opening those files.
 absl::StatusOr<std::shared_ptr<BlockDriver>> open_for_check(
-    std::shared_ptr<BlockDriver> file);
+    std::shared_ptr<BlockDriver> file, const OpenOptions& options,
+    const OpenContext& context);
 
 }  // namespace spindle::qcow2
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <bit>
+#include <cerrno>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <utility>
@@ -12,6 +14,7 @@
 #include "engine/byte_channel.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 #include "engine/option_values.h"
 #include "engine/sector.h"
 #include "formats/crypto/encrypt_options.h"
@@ -71,7 +74,10 @@ absl::Status read_version(OptionReader* reader, Header* header) {
     header->version = kVersion3;
     header->header_length = kVersion3HeaderBytes;
   } else {
-    return no_such_value("compat", value);
+    return with_qemu_words(
+        no_such_value("compat", value),
+        absl::StrCat("Parameter 'version' does not accept value '", value,
+                     "'"));
   }
   return absl::OkStatus();
 }
@@ -89,16 +95,21 @@ absl::Status read_cluster_size(OptionReader* reader, Header* header) {
   constexpr uint64_t kMax = uint64_t{1} << kMaxClusterBits;
   constexpr uint64_t kMinExtended = uint64_t{1} << kMinExtendedL2ClusterBits;
   if (!is_power_of_two(size) || size < kMin || size > kMax) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cluster_size is ", size, ": must be a power of two from ",
-                     kMin, " to ", kMax));
+    return with_qemu_words(
+        absl::InvalidArgumentError(
+            absl::StrCat("cluster_size is ", size,
+                         ": must be a power of two from ", kMin, " to ", kMax)),
+        absl::StrCat("Cluster size must be a power of two between ", kMin,
+                     " and ", kMax / 1024, "k"));
   }
   if (header->extended_l2() && size < kMinExtended) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("cluster_size is ", size,
-                     ": Extended L2 entries are only supported with cluster "
-                     "sizes of at least ",
-                     kMinExtended, " bytes"));
+    const std::string words = absl::StrCat(
+        "Extended L2 entries are only supported with cluster sizes of at "
+        "least ",
+        kMinExtended, " bytes");
+    return with_qemu_words(absl::InvalidArgumentError(absl::StrCat(
+                               "cluster_size is ", size, ": ", words)),
+                           words);
   }
   header->cluster_bits = static_cast<uint32_t>(std::countr_zero(size));
   return absl::OkStatus();
@@ -110,8 +121,8 @@ absl::Status read_extended_l2(OptionReader* reader, Header* header) {
   if (!*extended) return absl::OkStatus();
   if (header->version == kVersion2) {
     return absl::InvalidArgumentError(
-        "extended_l2=on: Extended L2 entries are only supported with "
-        "compatibility level 1.1 and above (use version=v3 or greater)");
+        "Extended L2 entries are only supported with compatibility level 1.1 "
+        "and above (use version=v3 or greater)");
   }
   header->incompatible_features |= kIncompatibleExtendedL2;
   return absl::OkStatus();
@@ -128,13 +139,22 @@ absl::Status read_refcount_bits(OptionReader* reader, Header* header) {
   }
   constexpr uint64_t kMax = uint64_t{1} << kMaxRefcountOrder;
   if (!is_power_of_two(bits) || bits > kMax) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "refcount_bits is ", bits, ": must be a power of two up to ", kMax));
+    return with_qemu_words(
+        absl::InvalidArgumentError(
+            absl::StrCat("refcount_bits is ", bits,
+                         ": must be a power of two up to ", kMax)),
+        absl::StrCat(
+            "Refcount width must be a power of two and may not exceed ", kMax,
+            " bits"));
   }
   if (header->version == kVersion2 && bits != kDefaultRefcountBits) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("refcount_bits is ", bits, ": compat=0.10 has ",
-                     kDefaultRefcountBits, " only"));
+    return with_qemu_words(
+        absl::InvalidArgumentError(absl::StrCat("refcount_bits is ", bits,
+                                                ": compat=0.10 has ",
+                                                kDefaultRefcountBits, " only")),
+        absl::StrCat("Different refcount widths than ", kDefaultRefcountBits,
+                     " bits require compatibility level 1.1 or above (use "
+                     "version=v3 or greater)"));
   }
   header->refcount_order = static_cast<uint32_t>(std::countr_zero(bits));
   return absl::OkStatus();
@@ -145,7 +165,10 @@ absl::Status read_lazy_refcounts(OptionReader* reader, Header* header) {
   if (!lazy.ok()) return lazy.status();
   if (!*lazy) return absl::OkStatus();
   if (header->version == kVersion2) {
-    return absl::InvalidArgumentError("lazy_refcounts=on needs compat=1.1");
+    return with_qemu_words(
+        absl::InvalidArgumentError("lazy_refcounts=on needs compat=1.1"),
+        "Lazy refcounts only supported with compatibility level 1.1 and above "
+        "(use version=v3 or greater)");
   }
   header->compatible_features |= kCompatibleLazyRefcounts;
   return absl::OkStatus();
@@ -209,9 +232,18 @@ absl::Status read_data_file(OptionReader* reader, Header* header) {
 absl::Status read_compression_type(OptionReader* reader, Header* header) {
   const std::string value = reader->take("compression_type").value_or("zlib");
   if (value == "zlib") return absl::OkStatus();
-  if (value != "zstd") return no_such_value("compression_type", value);
-  if (header->version == kVersion2)
-    return absl::InvalidArgumentError("compression_type=zstd needs compat=1.1");
+  if (value != "zstd") {
+    return with_qemu_words(
+        no_such_value("compression_type", value),
+        absl::StrCat("Parameter 'compression-type' does not accept value '",
+                     value, "'"));
+  }
+  if (header->version == kVersion2) {
+    return with_qemu_words(
+        absl::InvalidArgumentError("compression_type=zstd needs compat=1.1"),
+        "Non-zlib compression type is only supported with compatibility level "
+        "1.1 and above (use version=v3 or greater)");
+  }
   header->compression_type = kCompressionZstd;
   header->incompatible_features |= kIncompatibleCompressionType;
   return absl::OkStatus();
@@ -228,18 +260,24 @@ absl::Status read_size(uint64_t size_bytes, Header* header) {
   const std::optional<uint64_t> rounded =
       checked_align_up(size_bytes, kSectorSizeBytes);
   if (!rounded.has_value() || *rounded > kMaxSizeBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("size is ", size_bytes, ": the limit is ", kMaxSizeBytes));
+    return with_qemu_words(
+        absl::InvalidArgumentError(absl::StrCat(
+            "size is ", size_bytes, ": the limit is ", kMaxSizeBytes)),
+        "Could not resize image: Image size cannot be negative");
   }
   constexpr uint64_t kMaxEntries = kMaxL1TableBytes / kL1EntryBytes;
   const uint64_t entries =
       divide_round_up(*rounded, header->l1_entry_coverage_bytes());
   if (entries > kMaxEntries) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "size is ", size_bytes, ": with clusters of ",
-        header->cluster_size_bytes(), " bytes the limit is ",
-        kMaxEntries * header->l1_entry_coverage_bytes(), " (an L1 table of ",
-        kMaxL1TableBytes, " bytes); use a larger cluster size"));
+    return with_qemu_words(
+        absl::InvalidArgumentError(
+            absl::StrCat("size is ", size_bytes, ": with clusters of ",
+                         header->cluster_size_bytes(), " bytes the limit is ",
+                         kMaxEntries * header->l1_entry_coverage_bytes(),
+                         " (an L1 table of ", kMaxL1TableBytes,
+                         " bytes); use a larger cluster size")),
+        "The image size is too large for file format 'qcow2' (try using a "
+        "larger cluster size)");
   }
   header->size_bytes = *rounded;
   header->l1_entry_count = static_cast<uint32_t>(entries);
@@ -259,9 +297,12 @@ absl::Status read_backing(const CreateOptions& options, Header* header) {
         "Backing file specified without backing format");
   }
   if (name.size() > kMaxBackingFilenameBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the backing file's name has ", name.size(),
-                     " bytes; the limit is ", kMaxBackingFilenameBytes));
+    return with_qemu_words(
+        absl::InvalidArgumentError(
+            absl::StrCat("the backing file's name has ", name.size(),
+                         " bytes; the limit is ", kMaxBackingFilenameBytes)),
+        absl::StrCat("Could not assign backing file '", name, "' with format '",
+                     format, "': ", std::strerror(EINVAL)));
   }
   if (header->data_file_is_raw()) {
     return absl::InvalidArgumentError(
@@ -388,8 +429,11 @@ class ImageWriter {
       if (!mapped.ok()) return mapped.status();
       cluster += *mapped;
     }
-    return channel_.set_length(data_end_ - unused_tail_bytes(),
-                               SetLengthMode::kGrowOnly);
+    // Sparse, as QEMU leaves it.
+    const uint64_t end = data_end_ - unused_tail_bytes();
+    return end > channel_.length_bytes()
+               ? channel_.set_length(end, SetLengthMode::kExact)
+               : absl::OkStatus();
   }
 
   // The subclusters at the end of the last cluster that lie behind the disk's
@@ -504,7 +548,13 @@ class ImageWriter {
 
   absl::Status write_header() {
     absl::StatusOr<std::vector<uint8_t>> bytes = serialize_header(header_);
-    if (!bytes.ok()) return bytes.status();
+    if (!bytes.ok()) {
+      return with_qemu_words(
+          bytes.status(),
+          absl::StrCat("Could not assign backing file '",
+                       header_.backing_filename, "' with format '",
+                       header_.backing_format, "': ", std::strerror(ENOSPC)));
+    }
     bytes->resize(header_.cluster_size_bytes());
     return channel_.write(Purpose::kHeaderUpdate, bytes->data(), bytes->size(),
                           0);
@@ -535,8 +585,10 @@ class ImageWriter {
 
 std::vector<OptionHelp> encryption_options() {
   std::vector<OptionHelp> options = {
-      {"format", "<str>", "How the image is encrypted: luks, aes"}};
+      {"format", "<str>", "Encrypt the image, format choices: 'aes', 'luks'"}};
   for (OptionHelp& option : luks::create_options()) {
+    if (option.name == "key-secret")
+      option.help = "ID of secret providing qcow AES key or LUKS passphrase";
     if (option.name != "size") options.push_back(std::move(option));
   }
   for (OptionHelp& option : options)

@@ -109,6 +109,9 @@ class Qcow2Driver final : public BlockDriver {
   absl::Status merge_bitmap(absl::string_view name,
                             const DirtyBitmap& source) override;
   absl::Status amend(const AmendOptions& options) override;
+  absl::Status change_backing_file(absl::string_view filename,
+                                   absl::string_view format) override;
+  absl::Status make_empty() override;
   absl::Status write_compressed(const IoVector& qiov, Sector sector) override;
   absl::Status set_length(uint64_t length_bytes, SetLengthMode mode) override;
   absl::Status resize(uint64_t length_bytes,

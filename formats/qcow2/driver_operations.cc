@@ -3,11 +3,15 @@
 #include <string>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "engine/checked_math.h"
 #include "engine/gate.h"
 #include "formats/qcow2/amend.h"
 #include "formats/qcow2/amend_plan.h"
 #include "formats/qcow2/check.h"
 #include "formats/qcow2/driver_impl.h"
+#include "formats/qcow2/header_file.h"
+#include "formats/qcow2/image_size.h"
 #include "formats/qcow2/runtime_options.h"
 
 namespace spindle::qcow2 {
@@ -266,6 +270,61 @@ absl::Status Qcow2Driver::amend_closed(
       options);
   const absl::Status loaded = load_amended();
   return status.ok() ? loaded : status;
+}
+
+// ---- Backing file -----------------------------------------------------------
+
+absl::Status Qcow2Driver::change_backing_file(absl::string_view filename,
+                                              absl::string_view format) {
+  const Gate::Closure closed(&gate_);
+  absl::Status status = may_change();
+  if (status.ok()) status = parts_->image->corruption().writes_allowed();
+  if (status.ok()) status = parts_->image->rounds().settle();
+  if (!status.ok()) return status;
+  if (filename.size() > kMaxBackingFilenameBytes) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the backing file's name has ", filename.size(),
+                     " bytes: the limit is ", kMaxBackingFilenameBytes));
+  }
+  ByteChannel& file = parts_->image->file();
+  const absl::StatusOr<Header> header = read_header(&file);
+  if (!header.ok()) return header.status();
+  if (!filename.empty() && header->data_file_is_raw()) {
+    return absl::InvalidArgumentError(
+        "an image whose external data file stays valid as a raw image has no "
+        "backing file");
+  }
+  Header next = *header;
+  next.backing_filename = std::string(filename);
+  next.backing_format = std::string(format);
+  order_extensions(&next);
+  status = replace_header(&file, &parts_->image->corruption(), *header, next);
+  const absl::Status loaded = load_amended();
+  return status.ok() ? loaded : status;
+}
+
+absl::Status Qcow2Driver::make_empty() {
+  const Gate::Closure closed(&gate_);
+  absl::Status status = may_change();
+  if (!status.ok()) return status;
+  Image& image = *parts_->image;
+  const uint64_t end =
+      align_up(length_bytes(), image.geometry().cluster_bytes());
+  const DirtyRecorder::Recording recording(live_bitmaps_.recorder(),
+                                           {0, length_bytes()});
+  status = image.rounds().settle();
+  if (!status.ok()) return status;
+  // As QEMU does it: where nothing else is in the file, it becomes as if it
+  // were new; else the tables stay.
+  const bool is_alone = header_.version >= kVersion3 &&
+                        parts_->snapshots.count() == 0 &&
+                        parts_->bitmaps.empty() && files_.data_file == nullptr;
+  if (is_alone) {
+    status = parts_->references.drop_active_tables(0);
+    return status.ok() ? give_up_unused_space(&image) : status;
+  }
+  status = parts_->changer.forget({0, end}, image.places_like_qemu());
+  return status.ok() ? image.rounds().settle() : status;
 }
 
 }  // namespace spindle::qcow2

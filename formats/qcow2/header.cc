@@ -8,6 +8,8 @@
 #include "absl/strings/str_format.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
+#include "formats/qcow2/header_words.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -422,8 +424,16 @@ bool looks_like_qcow2(absl::Span<const uint8_t> head) {
          (version == kVersion2 || version == kVersion3);
 }
 
-absl::StatusOr<uint64_t> header_read_length(absl::Span<const uint8_t> head,
-                                            uint64_t file_length_bytes) {
+namespace {
+
+absl::Status in_qemu_words(const absl::Status& status,
+                           absl::Span<const uint8_t> head) {
+  const std::string words = header_words(head);
+  return words.empty() ? status : with_qemu_words(status, words);
+}
+
+absl::StatusOr<uint64_t> find_read_length(absl::Span<const uint8_t> head,
+                                          uint64_t file_length_bytes) {
   if (absl::Status status = check_magic_and_version(head); !status.ok())
     return status;
   const absl::StatusOr<uint32_t> cluster_bits = parse_cluster_bits(head);
@@ -431,11 +441,10 @@ absl::StatusOr<uint64_t> header_read_length(absl::Span<const uint8_t> head,
   return std::min(uint64_t{1} << *cluster_bits, file_length_bytes);
 }
 
-absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> head,
-                                    uint64_t file_length_bytes,
-                                    TableChecks checks) {
+absl::StatusOr<Header> parse(absl::Span<const uint8_t> head,
+                             uint64_t file_length_bytes, TableChecks checks) {
   const absl::StatusOr<uint64_t> wanted =
-      header_read_length(head, file_length_bytes);
+      find_read_length(head, file_length_bytes);
   if (!wanted.ok()) return wanted.status();
   if (head.size() < *wanted) {
     return absl::InvalidArgumentError(
@@ -467,6 +476,23 @@ absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> head,
   if (!extensions_end.ok()) return extensions_end.status();
   absl::Status status = parse_extensions(head, *extensions_end, &header);
   if (!status.ok()) return status;
+  return header;
+}
+
+}  // namespace
+
+absl::StatusOr<uint64_t> header_read_length(absl::Span<const uint8_t> head,
+                                            uint64_t file_length_bytes) {
+  absl::StatusOr<uint64_t> length = find_read_length(head, file_length_bytes);
+  if (!length.ok()) return in_qemu_words(length.status(), head);
+  return length;
+}
+
+absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> head,
+                                    uint64_t file_length_bytes,
+                                    TableChecks checks) {
+  absl::StatusOr<Header> header = parse(head, file_length_bytes, checks);
+  if (!header.ok()) return in_qemu_words(header.status(), head);
   return header;
 }
 

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 #include "engine/sector.h"
 #include "formats/qcow2/header_switch.h"
 #include "formats/qcow2/layout.h"
@@ -29,9 +30,10 @@ std::vector<uint8_t> size_field(uint64_t size_bytes) {
 absl::Status check_l1_size(uint64_t entry_count) {
   constexpr uint64_t kMaxEntries = kMaxL1TableBytes / kL1EntryBytes;
   if (entry_count <= kMaxEntries) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat("the L1 table would need ", entry_count,
-                   " entries: the limit is ", kMaxEntries));
+  return with_qemu_words(absl::ResourceExhaustedError(absl::StrCat(
+                             "the L1 table would need ", entry_count,
+                             " entries: the limit is ", kMaxEntries)),
+                         "Failed to grow the L1 table: File too large");
 }
 
 // Writes the present table, and zeroes behind it, to `clusters`.
@@ -49,8 +51,10 @@ absl::Status write_l1(Image* image, HostClusters clusters,
 
 absl::Status check_size(const Geometry& geometry, uint64_t size_bytes) {
   if (!is_sector_aligned(size_bytes)) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "The new size must be a multiple of 512, and is ", size_bytes));
+    constexpr char kWords[] = "The new size must be a multiple of 512";
+    return with_qemu_words(absl::InvalidArgumentError(
+                               absl::StrCat(kWords, ", and is ", size_bytes)),
+                           kWords);
   }
   if (size_bytes > kMaxSizeBytes) {
     return absl::ResourceExhaustedError(absl::StrCat(

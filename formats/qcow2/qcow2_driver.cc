@@ -206,12 +206,15 @@ Capabilities Qcow2Driver::capabilities() const {
        {Capability::kReopen, Capability::kInactivate, Capability::kTryRead}) {
     if (files_.can(c)) list.add(c);
   }
+  // A filter asks for this before it knows whether anybody will write.
+  if (files_.data_file == nullptr && encryption_ == nullptr)
+    list.add(Capability::kWriteCompressed);
   if (read_only()) return list;
   list.add(Capability::kDiscard);
   list.add(Capability::kAmend);
+  list.add(Capability::kChangeBacking);
+  list.add(Capability::kMakeEmpty);
   list.add(Capability::kSetLength);
-  if (files_.data_file == nullptr && encryption_ == nullptr)
-    list.add(Capability::kWriteCompressed);
   if (files_.can(Capability::kTryWrite) && encryption_ == nullptr)
     list.add(Capability::kTryWrite);
   if (header_.version >= kVersion3 || backing_ == nullptr) {
@@ -295,7 +298,8 @@ absl::StatusOr<Header> read_shown_header(BlockDriver* file,
 absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
     std::shared_ptr<BlockDriver> file, const OpenOptions& options,
     const OpenContext& context) {
-  if (options.for_check) return open_for_check(std::move(file));
+  if (options.for_check)
+    return open_for_check(std::move(file), options, context);
   absl::StatusOr<Header> header = read_shown_header(file.get(), options);
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, options.read_only);

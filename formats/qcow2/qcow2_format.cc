@@ -14,6 +14,7 @@
 #include "formats/qcow2/amend_plan.h"
 #include "formats/qcow2/create.h"
 #include "formats/qcow2/header.h"
+#include "formats/qcow2/measure.h"
 #include "formats/qcow2/qcow2_driver.h"
 
 namespace spindle::qcow2 {
@@ -54,16 +55,17 @@ class Qcow2Format final : public ImageFormat {
         {"cluster_size", "<size>", "qcow2 cluster size"},
         {"compat", "<str>", "Compatibility level (v2 [0.10] or v3 [1.1])"},
         {"compression_type", "<str>",
-         "Method of compressed clusters (zlib, zstd)"},
+         "Compression method used for image cluster compression"},
         {"data_file", "<str>", "File name of an external data file"},
         {"data_file_raw", "<bool (on/off)>",
          "The external data file must stay valid as a raw image"},
         {"encryption", "<bool (on/off)>",
-         "The old name of encrypt.format=aes, which is weak"},
+         "Encrypt the image with format 'aes'. (Deprecated in favor of "
+         "encrypt.format=aes)"},
         {"extended_l2", "<bool (on/off)>", "Extended L2 tables"},
         {"lazy_refcounts", "<bool (on/off)>", "Postpone refcount updates"},
         {"preallocation", "<str>",
-         "Preallocation mode (off, metadata, falloc, full)"},
+         "Preallocation mode (allowed values: off, metadata, falloc, full)"},
         {"refcount_bits", "<num>", "Width of a reference count entry in bits"},
         {"size", "<size>", "Virtual disk size"},
     };
@@ -95,6 +97,11 @@ class Qcow2Format final : public ImageFormat {
       file.options.insert(*preallocation);
     }
     return file;
+  }
+
+  absl::StatusOr<Measurement> measure(const CreateOptions& options,
+                                      BlockDriver* source) const override {
+    return measure_image(options, source);
   }
 
   bool supports_backing() const override { return true; }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 #include "formats/qcow2/data_clusters.h"
 #include "formats/qcow2/image_size.h"
 #include "formats/qcow2/preallocation.h"
@@ -28,9 +29,10 @@ absl::Status Resizer::check(uint64_t size_bytes, Preallocation preallocation,
   absl::Status status = check_size(geometry, size_bytes);
   if (!status.ok()) return status;
   if (snapshot_count != 0 && geometry.version < 3) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("Can't resize a v2 image which has snapshots: it has ",
-                     snapshot_count));
+    constexpr char kWords[] = "Can't resize a v2 image which has snapshots";
+    return with_qemu_words(absl::FailedPreconditionError(absl::StrCat(
+                               kWords, ": it has ", snapshot_count)),
+                           kWords);
   }
   if (size_bytes < geometry.size_bytes &&
       preallocation != Preallocation::kOff) {

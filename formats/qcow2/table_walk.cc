@@ -5,8 +5,8 @@
 #include "engine/access.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "engine/run_pieces.h"
 #include "formats/qcow2/layout.h"
-#include "formats/qcow2/run_pieces.h"
 
 namespace spindle::qcow2 {
 namespace {

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <vector>
 
@@ -30,8 +31,10 @@ constexpr uint64_t kFirstBlockBytes = 4096;
 
 absl::Status bad_value(absl::string_view name, absl::string_view value,
                        absl::string_view wanted) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      "invalid value '", value, "' of '", name, "': expected ", wanted));
+  return with_qemu_words(
+      absl::InvalidArgumentError(absl::StrCat(
+          "invalid value '", value, "' of '", name, "': expected ", wanted)),
+      absl::StrCat("invalid parameter value: ", value));
 }
 
 absl::Status parse_preallocation(const std::string& value,
@@ -55,7 +58,9 @@ absl::Status parse_extent_size_hint(const std::string& value, uint32_t* out) {
       parse_size_option("extent_size_hint", value);
   if (!bytes.ok()) return bytes.status();
   if (*bytes > std::numeric_limits<uint32_t>::max()) {
-    return bad_value("extent_size_hint", value, "less than 4 GiB");
+    return with_qemu_words(
+        bad_value("extent_size_hint", value, "less than 4 GiB"),
+        "Extent size hint is too large");
   }
   *out = static_cast<uint32_t>(*bytes);
   return absl::OkStatus();
@@ -72,7 +77,7 @@ absl::Status call_error(absl::string_view call, const std::string& filename) {
 }
 
 // Both are wishes; a file system that does not know them is none the worse.
-void set_wishes(int fd, const FileCreateOptions& options) {
+void set_wishes(int fd, const FileCreateOptions& options, const LogSink& log) {
   if (options.nocow) {
     int flags = 0;
     if (::ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
@@ -82,10 +87,16 @@ void set_wishes(int fd, const FileCreateOptions& options) {
   }
   if (options.extent_size_hint_bytes != 0) {
     struct fsxattr attributes = {};
-    if (::ioctl(fd, FS_IOC_FSGETXATTR, &attributes) == 0) {
+    int result = ::ioctl(fd, FS_IOC_FSGETXATTR, &attributes);
+    if (result == 0) {
       attributes.fsx_xflags |= FS_XFLAG_EXTSIZE;
       attributes.fsx_extsize = options.extent_size_hint_bytes;
-      ::ioctl(fd, FS_IOC_FSSETXATTR, &attributes);
+      result = ::ioctl(fd, FS_IOC_FSSETXATTR, &attributes);
+    }
+    if (result != 0 && options.extent_size_hint_given && log) {
+      log(LogSeverity::kWarning,
+          absl::StrCat("Failed to set extent size hint: ",
+                       std::strerror(errno)));
     }
   }
 }
@@ -135,7 +146,7 @@ absl::Status give_length(int fd, uint64_t length_bytes,
 }
 
 absl::Status fill_file(int fd, uint64_t length_bytes,
-                       const FileCreateOptions& options,
+                       const FileCreateOptions& options, const LogSink& log,
                        const std::string& filename) {
   struct stat facts = {};
   if (::fstat(fd, &facts) != 0) return call_error("fstat", filename);
@@ -146,7 +157,7 @@ absl::Status fill_file(int fd, uint64_t length_bytes,
   absl::Status locked = change_file_locks(fd, kNoUse, kCreatorUse, filename);
   if (!locked.ok()) return locked;
   if (::ftruncate(fd, 0) != 0) return call_error("ftruncate", filename);
-  set_wishes(fd, options);
+  set_wishes(fd, options, log);
   absl::Status status =
       give_length(fd, length_bytes, options.preallocation, filename);
   // What it held is gone; half an image is of no use, and takes space.  The
@@ -168,6 +179,7 @@ absl::StatusOr<FileCreateOptions> parse_file_create_options(
       status = parse_nocow(value, &parsed.nocow);
     } else if (name == "extent_size_hint") {
       status = parse_extent_size_hint(value, &parsed.extent_size_hint_bytes);
+      parsed.extent_size_hint_given = true;
     } else {
       status = absl::InvalidArgumentError(
           absl::StrCat("Invalid parameter '", name, "'"));
@@ -180,23 +192,25 @@ absl::StatusOr<FileCreateOptions> parse_file_create_options(
 std::vector<OptionHelp> file_create_options() {
   return {
       {"extent_size_hint", "<size>",
-       "Wanted size of the file's extents; 0: the file system's own"},
+       "Extent size hint for the image file, 0 to disable"},
       {"nocow", "<bool (on/off)>",
-       "No copy-on-write by the file system (btrfs)"},
+       "Turn off copy-on-write (valid only on btrfs)"},
       {"preallocation", "<str>",
-       "What is done in advance: off, falloc or full"},
+       "Preallocation mode (allowed values: off, falloc, full)"},
   };
 }
 
 absl::Status create_file(const std::string& filename, uint64_t length_bytes,
-                         const FileCreateOptions& options) {
+                         const FileCreateOptions& options, const LogSink& log) {
   if (length_bytes > static_cast<uint64_t>(std::numeric_limits<off_t>::max())) {
     return errno_status(EFBIG, absl::StrCat("creating '", filename, "'"));
   }
   if (options.preallocation == FilePreallocation::kMetadata &&
       length_bytes > 0) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "Unsupported preallocation mode 'metadata' for '", filename, "'"));
+    return with_qemu_words(
+        absl::InvalidArgumentError(absl::StrCat(
+            "Unsupported preallocation mode 'metadata' for '", filename, "'")),
+        "Unsupported preallocation mode: metadata");
   }
   constexpr int kFlags = O_RDWR | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_NOCTTY;
   OwnedFd fd(::open(filename.c_str(), kFlags | O_EXCL, kImageMode));
@@ -207,7 +221,8 @@ absl::Status create_file(const std::string& filename, uint64_t length_bytes,
     return errno_status(errno,
                         absl::StrCat("Could not create '", filename, "'"));
 
-  absl::Status status = fill_file(fd.get(), length_bytes, options, filename);
+  absl::Status status =
+      fill_file(fd.get(), length_bytes, options, log, filename);
   if (!status.ok() && made_here) ::unlink(filename.c_str());
   return status;
 }

@@ -29,6 +29,8 @@ struct FileCreateOptions {
   // Asks the file system (XFS) to allocate in pieces of this size, which keeps
   // images in few extents; 0: its own choice.
   uint32_t extent_size_hint_bytes = 1024 * 1024;
+  // Of a wish that was stated, it is said that it cannot be granted.
+  bool extent_size_hint_given = false;
 };
 
 // Errors: kInvalidArgument for an unknown name or value.
@@ -39,9 +41,11 @@ std::vector<OptionHelp> file_create_options();
 // Makes `filename` a regular file of `length_bytes` zeroes; one that was there
 // is emptied first, under the locks that `qemu-img create` takes.  A file that
 // was not there is removed again on an error; one that was there is left as it
-// is if it cannot be locked, and empty if it could not be filled.
+// is if it cannot be locked, and empty if it could not be filled.  `log` may be
+// empty.
 absl::Status create_file(const std::string& filename, uint64_t length_bytes,
-                         const FileCreateOptions& options);
+                         const FileCreateOptions& options,
+                         const LogSink& log = {});
 
 }  // namespace spindle
 

@@ -27,11 +27,12 @@ class FileProtocol final : public StorageProtocol {
   }
 
   absl::Status create(const std::string& filename, uint64_t length_bytes,
-                      const OptionMap& options) const override {
+                      const OptionMap& options,
+                      const LogSink& log) const override {
     const absl::StatusOr<FileCreateOptions> parsed =
         parse_file_create_options(options);
     if (!parsed.ok()) return parsed.status();
-    return create_file(filename, length_bytes, *parsed);
+    return create_file(filename, length_bytes, *parsed, log);
   }
 
   std::vector<OptionHelp> create_options() const override {
@@ -56,7 +57,7 @@ class HostDeviceProtocol final : public StorageProtocol {
   }
 
   absl::Status create(const std::string& filename, uint64_t length_bytes,
-                      const OptionMap& options) const override {
+                      const OptionMap& options, const LogSink&) const override {
     if (!options.empty()) {
       return absl::InvalidArgumentError(absl::StrCat("Invalid parameter '",
                                                      options.begin()->first,

@@ -1,14 +1,17 @@
 #include "formats/raw/raw_format.h"
 
+#include <algorithm>
 #include <limits>
 #include <optional>
 
 #include "absl/base/macros.h"
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 #include "engine/node_options.h"
 #include "engine/sector.h"
 #include "formats/raw/announcing_driver.h"
+#include "formats/raw/raw_over_format.h"
 #include "formats/raw/raw_probe_guard.h"
 #include "formats/raw/window_driver.h"
 
@@ -36,6 +39,11 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> RawFormat::open(
     file = std::make_shared<AnnouncingDriver>(std::move(file));
   } else {
     file = *std::move(window);
+    const bool is_format = std::any_of(
+        others_.begin(), others_.end(), [&file](const ImageFormat* other) {
+          return other->name() == file->format_name();
+        });
+    if (is_format) file = std::make_shared<RawOverFormat>(std::move(file));
   }
   if (!options.probed) return file;
   return std::make_shared<RawProbeGuard>(std::move(file), others_);
@@ -51,16 +59,23 @@ absl::Status RawFormat::create(std::shared_ptr<BlockDriver> file,
   }
   const uint64_t length_bytes = initial_file_length(options);
   if (length_bytes < *options.size_bytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("Image size must be less than 8 EiB, not ",
-                     *options.size_bytes, " bytes"));
+    return with_qemu_words(absl::InvalidArgumentError(absl::StrCat(
+                               "Image size must be less than 8 EiB, not ",
+                               *options.size_bytes, " bytes")),
+                           "Could not resize file: Invalid argument");
   }
   if (file->length_bytes() >= length_bytes) return absl::OkStatus();
   return file->set_length(length_bytes, SetLengthMode::kExact);
 }
 
+absl::StatusOr<ImageFormat::Measurement> RawFormat::measure(
+    const CreateOptions& options, BlockDriver*) const {
+  const uint64_t length_bytes = initial_file_length(options);
+  return Measurement{length_bytes, length_bytes, std::nullopt};
+}
+
 std::vector<OptionHelp> RawFormat::create_options() const {
-  return {{"size", "<size>", "Length of the image"}};
+  return {{"size", "<size>", "Virtual disk size"}};
 }
 
 uint64_t RawFormat::initial_file_length(const CreateOptions& options) const {

@@ -33,6 +33,8 @@ class RawFormat final : public ImageFormat {
                       const CreateOptions& options,
                       const OpenContext& context) const override;
   std::vector<OptionHelp> create_options() const override;
+  absl::StatusOr<Measurement> measure(const CreateOptions& options,
+                                      BlockDriver* source) const override;
   // The size, in whole sectors.
   uint64_t initial_file_length(const CreateOptions& options) const override;
 

@@ -83,7 +83,6 @@ Capabilities WindowDriver::capabilities() const {
         Capability::kReopen, Capability::kInactivate}) {
     if (of_file.has(both)) capabilities.add(both);
   }
-  if (size_bytes_.has_value()) capabilities.remove(Capability::kSetLength);
   return capabilities;
 }
 

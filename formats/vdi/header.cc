@@ -3,14 +3,27 @@
 #include <algorithm>
 #include <cstring>
 #include <random>
+#include <string>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_format.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 
 namespace spindle::vdi {
 namespace {
+
+// Both in QEMU's words.
+std::string unsupported_size(uint64_t disk_bytes) {
+  return absl::StrFormat(
+      "Unsupported VDI image size (size is %#x, max supported is %#x)",
+      disk_bytes, kMaxDiskBytes);
+}
+
+std::string unsupported(const std::string& what) {
+  return absl::StrFormat("unsupported VDI image (%s)", what);
+}
 
 absl::Status check_identity(absl::Span<const uint8_t> sector) {
   if (sector.size() < kHeaderBytes) {
@@ -20,15 +33,21 @@ absl::Status check_identity(absl::Span<const uint8_t> sector) {
   }
   const uint32_t signature = load_little32(&sector[kSignatureOffset]);
   if (signature != kSignature) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "vdi: the signature is %#010x, not %#010x: not a VDI image", signature,
-        kSignature));
+    return with_qemu_words(
+        absl::InvalidArgumentError(absl::StrFormat(
+            "vdi: the signature is %#010x, not %#010x: not a VDI image",
+            signature, kSignature)),
+        absl::StrFormat("Image not in VDI format (bad signature %08x)",
+                        signature));
   }
   const uint32_t version = load_little32(&sector[kVersionOffset]);
   if (version != kVersion) {
-    return absl::UnimplementedError(
-        absl::StrFormat("vdi: the version is %d.%d; 1.1 is supported",
-                        version >> 16, version & 0xffff));
+    return with_qemu_words(
+        absl::UnimplementedError(
+            absl::StrFormat("vdi: the version is %d.%d; 1.1 is supported",
+                            version >> 16, version & 0xffff)),
+        unsupported(
+            absl::StrFormat("version %d.%d", version >> 16, version & 0xffff)));
   }
   return absl::OkStatus();
 }
@@ -48,9 +67,12 @@ absl::Status check_features(absl::Span<const uint8_t> sector) {
   for (const Expected& expected : kExpected) {
     const uint32_t value = load_little32(&sector[expected.offset]);
     if (value == expected.value) continue;
-    return absl::UnimplementedError(
-        absl::StrFormat("vdi: the %s is %d; %d is supported", expected.name,
-                        value, expected.value));
+    return with_qemu_words(
+        absl::UnimplementedError(
+            absl::StrFormat("vdi: the %s is %d; %d is supported", expected.name,
+                            value, expected.value)),
+        unsupported(absl::StrFormat("%s %u is not %u", expected.name, value,
+                                    expected.value)));
   }
   const uint32_t type = load_little32(&sector[kImageTypeOffset]);
   if (type != kDynamic && type != kStatic) {
@@ -63,26 +85,34 @@ absl::Status check_features(absl::Span<const uint8_t> sector) {
     return std::any_of(uuid.begin(), uuid.end(),
                        [](uint8_t byte) { return byte != 0; });
   };
-  if (has_uuid(kLinkUuidOffset) || has_uuid(kParentUuidOffset)) {
-    return absl::UnimplementedError(absl::StrFormat(
-        "vdi: the %s UUID is set; images that lie over another one are not "
-        "supported",
-        has_uuid(kLinkUuidOffset) ? "link" : "parent"));
-  }
-  return absl::OkStatus();
+  const char* const set = has_uuid(kLinkUuidOffset)     ? "link"
+                          : has_uuid(kParentUuidOffset) ? "parent"
+                                                        : nullptr;
+  if (set == nullptr) return absl::OkStatus();
+  return with_qemu_words(
+      absl::UnimplementedError(absl::StrFormat(
+          "vdi: the %s UUID is set; images that lie over another one are not "
+          "supported",
+          set)),
+      unsupported(absl::StrFormat("non-NULL %s UUID", set)));
 }
 
 // Where the block map and the blocks lie.
 absl::Status check_places(const Header& header, uint64_t file_bytes) {
-  const auto unaligned = [](const char* name, uint32_t offset) {
-    return absl::DataLossError(
-        absl::StrFormat("vdi: the %s is at offset %#x, not a multiple of %d",
-                        name, offset, kSectorSizeBytes));
+  const auto unaligned = [](const char* name, const char* short_name,
+                            uint32_t offset) {
+    return with_qemu_words(
+        absl::DataLossError(
+            absl::StrFormat("vdi: the %s is at offset %#x, not a multiple of "
+                            "%d",
+                            name, offset, kSectorSizeBytes)),
+        unsupported(
+            absl::StrFormat("unaligned %s offset %#x", short_name, offset)));
   };
   if (!is_sector_aligned(header.map_offset))
-    return unaligned("block map", header.map_offset);
+    return unaligned("block map", "block map", header.map_offset);
   if (!is_sector_aligned(header.data_offset))
-    return unaligned("first block", header.data_offset);
+    return unaligned("first block", "data", header.data_offset);
   if (header.map_offset < kHeaderBytes) {
     return absl::DataLossError(
         absl::StrFormat("vdi: the block map is at offset %#x, within the "
@@ -108,15 +138,26 @@ absl::Status check_places(const Header& header, uint64_t file_bytes) {
 // The disk and its blocks.
 absl::Status check_size(const Header& header) {
   if (header.block_count > kMaxBlockCount) {
-    return absl::DataLossError(
-        absl::StrFormat("vdi: the number of blocks is %d; the limit is %d",
-                        header.block_count, kMaxBlockCount));
+    return with_qemu_words(
+        absl::DataLossError(
+            absl::StrFormat("vdi: the number of blocks is %d; the limit is %d",
+                            header.block_count, kMaxBlockCount)),
+        unsupported(absl::StrFormat("too many blocks %u, max is %u",
+                                    header.block_count, kMaxBlockCount)));
   }
   const uint64_t room = uint64_t{header.block_count} * kBlockBytes;
   if (header.disk_bytes > room) {
-    return absl::DataLossError(absl::StrFormat(
-        "vdi: the disk size is %d bytes; the block map has room for %d",
-        header.disk_bytes, room));
+    const std::string words =
+        header.disk_bytes > kMaxDiskBytes
+            ? unsupported_size(header.disk_bytes)
+            : unsupported(
+                  absl::StrFormat("disk size %u, image bitmap has room for %u",
+                                  header.disk_bytes, room));
+    return with_qemu_words(
+        absl::DataLossError(absl::StrFormat(
+            "vdi: the disk size is %d bytes; the block map has room for %d",
+            header.disk_bytes, room)),
+        words);
   }
   return absl::OkStatus();
 }

@@ -61,7 +61,7 @@ class DiskProtocol : public StorageProtocol {
     return std::static_pointer_cast<BlockDriver>(found->second);
   }
   absl::Status create(const std::string& filename, uint64_t length_bytes,
-                      const OptionMap& options) const override {
+                      const OptionMap& options, const LogSink&) const override {
     for (const auto& [name, value] : options) {
       if (name != "nocow") return absl::InvalidArgumentError(name);
     }

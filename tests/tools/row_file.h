@@ -22,8 +22,9 @@
 //   usage               the space that files take is compared, too
 //   disk                runs on a disk's file system, not on tmpfs
 //   sorted              the lines of standard output come in any order
-//   differs WHAT REASON WHAT (stdout, stderr or files) is not the same, and
-//                       shall not be
+//   differs WHAT REASON WHAT (stdout, stderr or files: which ones there are) is
+//                       not the same, and shall not be; the exit statuses and
+//                       what both have left are
 //   COMMAND             run by the shell; its exit status is compared
 //
 // Thread safety: values and functions without state.

@@ -9,15 +9,21 @@
 #include <system_error>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/string_view.h"
 #include "tests/support/qemu_tools.h"
+#include "tests/tools/file_difference.h"
 
 namespace spindle::testing {
 namespace {
 
 namespace fs = std::filesystem;
+
+// How the line begins that follows what each command prints.
+constexpr char kExitStatus[] = "[exit status";
 
 // The first line in which two texts differ, of both.
 std::string first_difference(const std::string& expected,
@@ -134,7 +140,7 @@ absl::StatusOr<RowRunner::Outcome> RowRunner::run_commands(
     const Row& row, Side side, const std::string& folder) {
   std::string script;
   for (const std::string& command : row.commands)
-    absl::StrAppend(&script, command, "\necho \"[exit status $?]\"\n");
+    absl::StrAppend(&script, command, "\necho \"", kExitStatus, " $?]\"\n");
   absl::StatusOr<Outcome> outcome = run_shell(folder, side, script);
   if (!outcome.ok()) return outcome;
   outcome->output = without_rates(outcome->output);
@@ -206,11 +212,8 @@ void RowRunner::compare_file(const Row& row, const std::string& name,
   }
   const auto rule = row.comparisons.find(name);
   if (rule == row.comparisons.end()) {
-    const auto compared = run_tool({"cmp", expected, found});
-    if (!compared.ok() || compared->exit_code != 0) {
-      complain(absl::StrCat(name, ": ",
-                            compared.ok() ? compared->output : "cmp fails"));
-    }
+    const std::string difference = find_file_difference(expected, found);
+    if (!difference.empty()) complain(absl::StrCat(name, ": ", difference));
   } else if (rule->second != FileComparison::kIgnored) {
     compare_content(name, rule->second == FileComparison::kPlacement, expected,
                     found);
@@ -219,22 +222,32 @@ void RowRunner::compare_file(const Row& row, const std::string& name,
 
 void RowRunner::compare_files(const Row& row, const std::string& expected,
                               const std::string& found) {
-  const size_t before = complaints_.size();
   const std::set<std::string> names = names_in(expected);
   const std::set<std::string> ours = names_in(found);
-  if (names != ours) {
-    complain(absl::StrCat("files: there are ", absl::StrJoin(ours, " "),
-                          ", and not ", absl::StrJoin(names, " ")));
-  }
+  compare_text(row, "files", absl::StrJoin(names, "\n"),
+               absl::StrJoin(ours, "\n"));
   for (const std::string& name : names) {
     if (ours.count(name) == 0) continue;
     compare_file(row, name, absl::StrCat(expected, "/", name),
                  absl::StrCat(found, "/", name));
   }
-  if (row.differences.count("files") == 0) return;
-  const bool differ = complaints_.size() != before;
-  complaints_.resize(before);
-  if (!differ) complain("the files are the same");
+}
+
+// No difference in these is intended.
+void RowRunner::compare_exit_codes(const std::string& expected,
+                                   const std::string& found) {
+  const auto codes = [](const std::string& output) {
+    std::string lines;
+    for (const absl::string_view line : absl::StrSplit(output, '\n')) {
+      if (absl::StartsWith(line, kExitStatus))
+        absl::StrAppend(&lines, line, "\n");
+    }
+    return lines;
+  };
+  const std::string a = codes(expected);
+  const std::string b = codes(found);
+  if (a != b)
+    complain(absl::StrCat("exit statuses differ in ", first_difference(a, b)));
 }
 
 std::vector<std::string> RowRunner::run(const Row& row) {
@@ -244,17 +257,22 @@ std::vector<std::string> RowRunner::run(const Row& row) {
   // The folders are called alike: messages may say where they are.
   const std::string folders[2] = {absl::StrCat(root, "/qemu/here"),
                                   absl::StrCat(root, "/ours/here")};
+  const std::string start = absl::StrCat(root, "/start/here");
   std::error_code error;
   const auto work = [&]() -> absl::Status {
-    absl::Status status = prepare(row, folders[0]);
+    absl::Status status = prepare(row, start);
     if (!status.ok()) return status;
-    fs::create_directories(absl::StrCat(root, "/ours"), error);
-    const auto copied = run_tool_ok({"cp", "-a", folders[0], folders[1]});
-    if (!copied.ok()) return copied.status();
+    // Both are copies: one may take less space than what was written.
+    for (const std::string& folder : folders) {
+      fs::create_directories(fs::path(folder).parent_path(), error);
+      const auto copied = run_tool_ok({"cp", "-a", start, folder});
+      if (!copied.ok()) return copied.status();
+    }
     const auto expected = run_commands(row, Side::kQemu, folders[0]);
     if (!expected.ok()) return expected.status();
     const auto found = run_commands(row, Side::kOurs, folders[1]);
     if (!found.ok()) return found.status();
+    compare_exit_codes(expected->output, found->output);
     compare_text(row, "stdout", expected->output, found->output);
     compare_text(row, "stderr", expected->errors, found->errors);
     compare_files(row, folders[0], folders[1]);

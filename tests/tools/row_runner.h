@@ -46,6 +46,8 @@ class RowRunner {
                                     const std::string& script);
   void compare_text(const Row& row, const std::string& what,
                     const std::string& expected, const std::string& found);
+  void compare_exit_codes(const std::string& expected,
+                          const std::string& found);
   void compare_files(const Row& row, const std::string& expected,
                      const std::string& found);
   void compare_file(const Row& row, const std::string& name,

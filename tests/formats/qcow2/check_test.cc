@@ -20,7 +20,7 @@
 #include "formats/qcow2/layout.h"
 #include "formats/qcow2/qcow2_driver.h"
 #include "formats/qcow2/reference_counter.h"
-#include "formats/qcow2/run_pieces.h"
+#include "engine/run_pieces.h"
 #include "tests/formats/qcow2/memory_image.h"
 #include "tests/formats/qcow2/open_image.h"
 #include "tests/formats/qcow2/write_log.h"

@@ -201,8 +201,9 @@ TEST(CompressedWriter, SeveralClustersInOneRequestArePackedInOrder) {
     // The sectors that follow the first.
     end = (host / 512 + (entry >> 54 & 0xff)) * 512;
   }
+  // What the format can do, it can do read-only as well: filters ask.
   ASSERT_EQ(image.open(/*read_only=*/true), absl::OkStatus());
-  EXPECT_FALSE(image.driver().capabilities().has(Capability::kWriteCompressed));
+  EXPECT_TRUE(image.driver().capabilities().has(Capability::kWriteCompressed));
   const auto again = read_bytes(image.driver(), {0, bytes.size()});
   ASSERT_TRUE(again.ok());
   EXPECT_TRUE(*again == bytes);

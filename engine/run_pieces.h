@@ -3,21 +3,21 @@
 // hold it up.
 //
 // Thread safety: any thread; `piece` is called from several at a time.
-#ifndef SPINDLE_FORMATS_QCOW2_RUN_PIECES_H_
-#define SPINDLE_FORMATS_QCOW2_RUN_PIECES_H_
+#ifndef SPINDLE_ENGINE_RUN_PIECES_H_
+#define SPINDLE_ENGINE_RUN_PIECES_H_
 
 #include <cstddef>
 
 #include "absl/functional/function_ref.h"
 #include "threadpool/executor.h"
 
-namespace spindle::qcow2 {
+namespace spindle {
 
 // Calls piece(0) to piece(count - 1), each once, and returns when all have
 // returned.  At most `max_helpers` workers of `executor` (may be null) help.
 void run_pieces(Executor* executor, size_t count, size_t max_helpers,
                 absl::FunctionRef<void(size_t index)> piece);
 
-}  // namespace spindle::qcow2
+}  // namespace spindle
 
-#endif  // SPINDLE_FORMATS_QCOW2_RUN_PIECES_H_
+#endif  // SPINDLE_ENGINE_RUN_PIECES_H_

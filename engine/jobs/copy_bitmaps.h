@@ -3,8 +3,8 @@
 // content is copied, their bits after it.
 //
 // Thread safety: functions without state.
-#ifndef SPINDLE_TOOLS_BITMAP_COPIER_H_
-#define SPINDLE_TOOLS_BITMAP_COPIER_H_
+#ifndef SPINDLE_ENGINE_JOBS_COPY_BITMAPS_H_
+#define SPINDLE_ENGINE_JOBS_COPY_BITMAPS_H_
 
 #include <vector>
 
@@ -12,13 +12,15 @@
 #include "absl/status/statusor.h"
 #include "engine/block_driver.h"
 #include "engine/dirty_bitmap.h"
+#include "engine/format.h"
 
 namespace spindle {
 
 // Those of the source that can be copied; the others are an error, or are left
 // out with a warning.
 absl::StatusOr<std::vector<DirtyBitmapInfo>> find_bitmaps(BlockDriver& source,
-                                                          bool skip_broken);
+                                                          bool skip_broken,
+                                                          const LogSink& log);
 
 // Empty ones, which do not follow what is copied.
 absl::Status add_bitmaps(const std::vector<DirtyBitmapInfo>& bitmaps,
@@ -29,4 +31,4 @@ absl::Status fill_bitmaps(const std::vector<DirtyBitmapInfo>& bitmaps,
 
 }  // namespace spindle
 
-#endif  // SPINDLE_TOOLS_BITMAP_COPIER_H_
+#endif  // SPINDLE_ENGINE_JOBS_COPY_BITMAPS_H_

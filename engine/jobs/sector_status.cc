@@ -1,4 +1,4 @@
-#include "tools/sector_status.h"
+#include "engine/jobs/sector_status.h"
 
 #include <algorithm>
 

@@ -1,4 +1,4 @@
-#include "formats/qcow2/run_pieces.h"
+#include "engine/run_pieces.h"
 
 #include <algorithm>
 #include <atomic>
@@ -8,7 +8,7 @@
 #include "absl/base/thread_annotations.h"
 #include "absl/synchronization/mutex.h"
 
-namespace spindle::qcow2 {
+namespace spindle {
 namespace {
 
 class Helper;
@@ -82,4 +82,4 @@ void run_pieces(Executor* executor, size_t count, size_t max_helpers,
   work.mutex.Await(absl::Condition(&work, &Work::no_helpers));
 }
 
-}  // namespace spindle::qcow2
+}  // namespace spindle

@@ -1,8 +1,8 @@
 // Block status as qemu's tools see it: an image is whole sectors.
 //
 // Thread safety: functions; a device as a device.
-#ifndef SPINDLE_TOOLS_SECTOR_STATUS_H_
-#define SPINDLE_TOOLS_SECTOR_STATUS_H_
+#ifndef SPINDLE_ENGINE_JOBS_SECTOR_STATUS_H_
+#define SPINDLE_ENGINE_JOBS_SECTOR_STATUS_H_
 
 #include <cstdint>
 
@@ -23,4 +23,4 @@ absl::StatusOr<BlockStatus> sector_status(BlockDevice& device, ByteRange range,
 
 }  // namespace spindle
 
-#endif  // SPINDLE_TOOLS_SECTOR_STATUS_H_
+#endif  // SPINDLE_ENGINE_JOBS_SECTOR_STATUS_H_

@@ -1,4 +1,4 @@
-#include "tools/image_copier.h"
+#include "engine/jobs/copy.h"
 
 #include <cstdint>
 #include <memory>
@@ -31,13 +31,13 @@ struct Side {
   std::unique_ptr<BlockDevice> device;
 };
 
-class ImageCopier : public ::testing::TestWithParam<bool> {
+class CopyImages : public ::testing::TestWithParam<bool> {
  protected:
   const std::unique_ptr<Executor> executor_ = make_executor({});
 };
-INSTANTIATE_TEST_SUITE_P(InOrder, ImageCopier, ::testing::Bool());
+INSTANTIATE_TEST_SUITE_P(InOrder, CopyImages, ::testing::Bool());
 
-TEST_P(ImageCopier, CopiesDataAndLeavesZeroesOut) {
+TEST_P(CopyImages, CopiesDataAndLeavesZeroesOut) {
   Side source(20 * kMib + 700, executor_.get());
   Side target(20 * kMib + 1024, executor_.get());
   source.memory->set_content(3 * kMib + 5000, std::string(100000, 'a'));
@@ -45,15 +45,17 @@ TEST_P(ImageCopier, CopiesDataAndLeavesZeroesOut) {
   source.memory->set_content(20 * kMib + 600, std::string(100, 'c'));
   CopyOptions options;
   options.in_order = GetParam();
-  double last = -1;
-  options.progress = [&](double fraction) {
-    EXPECT_GE(fraction, last);
-    EXPECT_LE(fraction, 1);
-    last = fraction;
+  options.job.executor = executor_.get();
+  uint64_t last = 0;
+  options.job.progress = [&](uint64_t done, uint64_t total) {
+    EXPECT_GE(done, last);
+    EXPECT_LE(done, total);
+    EXPECT_LT(total, 6 * kMib);
+    last = done;
   };
   ASSERT_EQ(copy_image(*source.device, *target.device, options),
             absl::OkStatus());
-  EXPECT_GT(last, 0.4);
+  EXPECT_GT(last, 5 * kMib);
   const std::string copy = target.memory->content();
   EXPECT_TRUE(copy.substr(0, 20 * kMib + 700) == source.memory->content());
   EXPECT_EQ(copy.substr(20 * kMib + 700), std::string(324, '\0'));
@@ -61,7 +63,7 @@ TEST_P(ImageCopier, CopiesDataAndLeavesZeroesOut) {
   EXPECT_LT(target.device->counters().of(RequestKind::kWrite).bytes, 6 * kMib);
 }
 
-TEST_P(ImageCopier, TheFirstErrorEndsIt) {
+TEST_P(CopyImages, TheFirstErrorEndsIt) {
   Side source(20 * kMib, executor_.get());
   source.memory->set_content(0, std::string(20 * kMib, 'x'));
   MemoryDriver::Options small;
@@ -72,16 +74,18 @@ TEST_P(ImageCopier, TheFirstErrorEndsIt) {
   ASSERT_TRUE(target.ok());
   CopyOptions options;
   options.in_order = GetParam();
+  options.job.executor = executor_.get();
   const absl::Status status = copy_image(*source.device, **target, options);
   EXPECT_TRUE(absl::IsPermissionDenied(status)) << status;
   EXPECT_LT((*target)->counters().of(RequestKind::kWrite).requests, 10u);
 }
 
-TEST_P(ImageCopier, NothingToCopy) {
+TEST_P(CopyImages, NothingToCopy) {
   Side source(0, executor_.get());
   Side target(0, executor_.get());
   CopyOptions options;
   options.in_order = GetParam();
+  options.job.executor = executor_.get();
   EXPECT_EQ(copy_image(*source.device, *target.device, options),
             absl::OkStatus());
 }

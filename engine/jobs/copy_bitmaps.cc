@@ -1,6 +1,5 @@
-#include "tools/bitmap_copier.h"
+#include "engine/jobs/copy_bitmaps.h"
 
-#include <cstdio>
 #include <memory>
 
 #include "absl/strings/str_cat.h"
@@ -9,7 +8,8 @@
 namespace spindle {
 
 absl::StatusOr<std::vector<DirtyBitmapInfo>> find_bitmaps(BlockDriver& source,
-                                                          bool skip_broken) {
+                                                          bool skip_broken,
+                                                          const LogSink& log) {
   if (!source.capabilities().has(Capability::kBitmaps))
     return absl::UnimplementedError("Source lacks bitmap support");
   const absl::StatusOr<std::vector<DirtyBitmapInfo>> all =
@@ -20,14 +20,13 @@ absl::StatusOr<std::vector<DirtyBitmapInfo>> find_bitmaps(BlockDriver& source,
     if (!info.inconsistent) {
       sound.push_back(info);
     } else if (skip_broken) {
-      std::fprintf(stderr,
-                   "spindle-img: warning: Skipping inconsistent bitmap '%s'\n",
-                   info.name.c_str());
+      if (log) {
+        log(LogSeverity::kWarning,
+            absl::StrCat("Skipping inconsistent bitmap '", info.name, "'"));
+      }
     } else {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "Cannot copy inconsistent bitmap '", info.name,
-          "'\nTry --skip-broken-bitmaps, or use 'spindle-img bitmap --remove' "
-          "to delete it"));
+      return absl::FailedPreconditionError(
+          absl::StrCat("Cannot copy inconsistent bitmap '", info.name, "'"));
     }
   }
   return sound;
