@@ -90,6 +90,8 @@ enum class ChildRole { kFile, kBacking, kDataFile };
 struct ChildRequest {
   std::string filename;
   std::string format;  // empty: the image does not state it
+  // False: images of its format have no place for that (qcow).
+  bool format_can_be_stated = true;
   ChildRole role = ChildRole::kBacking;
   bool read_only = true;
   // The driver of the file that names the child: relative names of backing

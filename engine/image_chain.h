@@ -17,6 +17,8 @@ struct ImageOpener::ChainLink {
   std::string filename;
   std::optional<StorageIdentity> identity;
   Chain parent;
+  // Its format was guessed only because nobody could state it.
+  bool names_are_suspect = false;
 
   // The one that stores to the file `identity`, or null.
   static const ChainLink* find(const ChainLink* link,

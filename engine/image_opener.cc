@@ -85,9 +85,7 @@ absl::StatusOr<ImageOpener::Driver> ImageOpener::open_child(
   // What the caller describes in full is not the image's to name.
   const absl::string_view given = is_data_file ? "filename" : "file.filename";
   if (what.options.count(std::string(given)) == 0) {
-    absl::Status status = check_image_name(what.syntax, request);
-    if (status.ok() && policy_.child_policy)
-      status = with_context(policy_.child_policy(request), describe(request));
+    const absl::Status status = check_child(request, parents);
     if (!status.ok()) return status;
     what.name = request.filename;
   }
@@ -108,6 +106,20 @@ absl::StatusOr<ImageOpener::Driver> ImageOpener::open_child(
                        qemu_context(request.role));
 }
 
+absl::Status ImageOpener::check_child(const ChildRequest& request,
+                                      const Chain& parents) const {
+  if (parents != nullptr && parents->names_are_suspect) {
+    return absl::PermissionDeniedError(absl::StrCat(
+        describe(request), ": the format of '", parents->filename,
+        "' was guessed, and what a guess names is not opened; the option "
+        "backing.driver states a format"));
+  }
+  absl::Status status = check_image_name(policy_.image_name_syntax, request);
+  if (status.ok() && policy_.child_policy)
+    status = with_context(policy_.child_policy(request), describe(request));
+  return status;
+}
+
 absl::StatusOr<ImageOpener::Driver> ImageOpener::open_backing(
     const ChildRequest& request, Description what, OpenOptions options,
     const Chain& parents) const {
@@ -116,9 +128,13 @@ absl::StatusOr<ImageOpener::Driver> ImageOpener::open_backing(
                                          *what.name);
   }
   if (!request.format.empty()) what.options.insert({"driver", request.format});
-  if (what.options.count("driver") == 0 && !policy_.probe_backing) {
+  const bool may_guess =
+      policy_.probe_backing ||
+      (policy_.probe_unstatable_backing && !request.format_can_be_stated);
+  if (what.options.count("driver") == 0 && !may_guess) {
     return absl::InvalidArgumentError(
-        "the image does not state its format, and guessing it is not allowed");
+        "the image does not state its format, and guessing it is not allowed; "
+        "the option backing.driver states it");
   }
   return open_description(std::move(what), std::move(options),
                           {parents, request.depth, nullptr});

@@ -35,6 +35,10 @@ class ImageOpener {
     // controls a raw disk's first sector controls the guess (CVE-2008-2004).
     bool probe_image = false;
     bool probe_backing = false;
+    // The same for backing files whose format the image has no place to state
+    // (qcow).  If that finds an image that names further files, they are not
+    // opened: it may be a guest who names them.
+    bool probe_unstatable_backing = false;
     // How names are read that the caller gives, and those that images have.
     // What prefixes and "json:" in an image's name lead to is the choice of who
     // made the image.
@@ -167,6 +171,9 @@ class ImageOpener {
   // opener, so it may outlive it.
   OpenContext context_for(const OpenOptions& options, Replacements replacements,
                           const Place& place) const;
+  // OK if the file that an image names may be opened.
+  absl::Status check_child(const ChildRequest& request,
+                           const Chain& parents) const;
   absl::StatusOr<Driver> open_backing(const ChildRequest& request,
                                       Description what, OpenOptions options,
                                       const Chain& parents) const;

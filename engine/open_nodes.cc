@@ -315,8 +315,10 @@ absl::StatusOr<ImageOpener::Driver> ImageOpener::open_image(
     place.inspected->options = std::move(options);
     return file;
   }
+  const bool suspect =
+      options.probed && place.depth > 0 && !policy_.probe_backing;
   const Place inside{std::make_shared<const ChainLink>(
-                         ChainLink{filename, identity, place.parents}),
+                         ChainLink{filename, identity, place.parents, suspect}),
                      place.depth, nullptr};
   return format->open(std::move(file), options,
                       context_for(options, *std::move(replacements), inside));

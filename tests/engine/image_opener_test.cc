@@ -91,7 +91,8 @@ class LinkDriver : public testing::ObservingDriver {
   const std::shared_ptr<BlockDriver> backing_;
 };
 
-// Its content is "LINK <backing filename> <backing format>".
+// Its content is "LINK <backing filename> <backing format>"; with a format of
+// "?" it is one that has no place for that.
 class LinkFormat : public ImageFormat {
  public:
   absl::string_view name() const override { return "link"; }
@@ -102,6 +103,7 @@ class LinkFormat : public ImageFormat {
   absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       std::shared_ptr<BlockDriver> file, const OpenOptions& options,
       const OpenContext& context) const override {
+    seen.push_back(options.driver_options);
     std::string text(file->length_bytes(), '\0');
     absl::Status status = ByteChannel(file).read(Purpose::kHeaderLoad,
                                                  text.data(), text.size(), 0);
@@ -110,8 +112,10 @@ class LinkFormat : public ImageFormat {
     if (words[0] != "LINK") return absl::DataLossError("not a link");
     std::shared_ptr<BlockDriver> backing;
     if (words.size() > 1 && options.open_backing) {
+      const std::string stated = words.size() > 2 ? words[2] : "";
       const ChildRequest request{.filename = words[1],
-                                 .format = words.size() > 2 ? words[2] : "",
+                                 .format = stated == "?" ? "" : stated,
+                                 .format_can_be_stated = stated != "?",
                                  .role = ChildRole::kBacking,
                                  .read_only = true,
                                  .parent_filename = file->filename(),
@@ -141,6 +145,9 @@ class LinkFormat : public ImageFormat {
   uint64_t initial_file_length(const CreateOptions&) const override {
     return 0;
   }
+
+  // The options of each open().
+  mutable std::vector<OptionMap> seen;
 };
 
 class PlainFormat : public ImageFormat {
@@ -153,6 +160,7 @@ class PlainFormat : public ImageFormat {
       std::shared_ptr<BlockDriver> file, const OpenOptions& options,
       const OpenContext&) const override {
     was_probed = options.probed;
+    seen = options.driver_options;
     return file;
   }
   absl::Status create(std::shared_ptr<BlockDriver>, const CreateOptions&,
@@ -165,6 +173,7 @@ class PlainFormat : public ImageFormat {
   }
 
   mutable bool was_probed = false;
+  mutable OptionMap seen;
 };
 
 // Under a name that file names may begin with; keeps what it was opened with.
@@ -268,6 +277,55 @@ TEST_F(ImageOpenerTest, GuessesABackingFileOnlyWhenAllowed) {
   expect_says(open("a", "link", {.probe_image = true}),
               {"'b'", "'a'", "number 1", "does not state its format"});
   EXPECT_TRUE(open("a", "link", {.probe_backing = true}).ok());
+}
+
+TEST_F(ImageOpenerTest, AFormatThatCannotBeStatedIsGuessedForWhoAllowsIt) {
+  disk_.add("a", "LINK b ?");
+  disk_.add("b", "data");
+  expect_says(open("a", "link"), {"'b'", "does not state its format"});
+  const ImageOpener::Policy policy{.probe_unstatable_backing = true};
+  ASSERT_TRUE(open("a", "link", policy).ok());
+  EXPECT_EQ(driver_->backing()->format_name(), "memory");
+  // Where it can be, it must be.
+  disk_.add("c", "LINK b");
+  expect_says(open("c", "link", policy), {"'b'", "does not state its format"});
+}
+
+// Perhaps a guest wrote it.
+TEST_F(ImageOpenerTest, WhatAGuessedBackingFileNamesIsNotOpened) {
+  disk_.add("a", "LINK b ?");
+  disk_.add("b", "LINK secret plain");
+  disk_.add("secret", "data");
+  const ImageOpener::Policy policy{.probe_unstatable_backing = true};
+  const absl::Status status = open("a", "link", policy);
+  EXPECT_TRUE(absl::IsPermissionDenied(status));
+  expect_says(status, {"'secret'", "'b' was guessed", "backing.driver"});
+  EXPECT_EQ(disk_.opened.size(), 2u);
+  // It may be guessed, if it names nothing.
+  disk_.add("b", "LINK");
+  ASSERT_TRUE(open("a", "link", policy).ok());
+  EXPECT_EQ(driver_->backing()->format_name(), "link");
+}
+
+TEST_F(ImageOpenerTest, OptionsOfTheCallerReachTheBackingFile) {
+  disk_.add("a", "LINK b ?");
+  disk_.add("b", "LINK c plain");
+  disk_.add("c", "data");
+  OpenOptions options;
+  options.driver_options = {{"backing.driver", "link"},
+                            {"backing.backing.x", "y"},
+                            {"backing.z", "w"}};
+  auto driver = opener().open("a", "link", options);
+  ASSERT_TRUE(driver.ok()) << driver.status();
+  EXPECT_EQ((*driver)->backing()->format_name(), "link");
+  EXPECT_EQ(link_.seen, (std::vector<OptionMap>{{}, {{"z", "w"}}}));
+  EXPECT_EQ(plain_.seen, (OptionMap{{"x", "y"}}));
+  // What the image says is overridden.
+  disk_.add("a", "LINK b plain");
+  options.driver_options = {{"backing.driver", "link"}};
+  driver = opener().open("a", "link", options);
+  ASSERT_TRUE(driver.ok()) << driver.status();
+  EXPECT_EQ((*driver)->backing()->format_name(), "link");
 }
 
 TEST_F(ImageOpenerTest, UnknownFormatsAreNamed) {
