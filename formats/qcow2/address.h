@@ -1,39 +1,18 @@
-// Addresses inside a qcow2 image, as types that cannot be swapped, and the
-// arithmetic of clusters and tables.
+// The arithmetic of a qcow2 image's clusters and tables.
 //
 // Thread safety: values.
 #ifndef SPINDLE_FORMATS_QCOW2_ADDRESS_H_
 #define SPINDLE_FORMATS_QCOW2_ADDRESS_H_
 
-#include <compare>
 #include <cstdint>
+
+#include "formats/cluster/address.h"
 
 namespace spindle::qcow2 {
 
-// A byte offset as the guest sees it.
-struct GuestOffset {
-  uint64_t bytes = 0;
-  constexpr auto operator<=>(const GuestOffset&) const = default;
-};
-
-// A byte offset in the image file.
-struct HostOffset {
-  uint64_t bytes = 0;
-  constexpr auto operator<=>(const HostOffset&) const = default;
-};
-
-// A run of whole host clusters, by index (host offset / cluster size).
-struct HostClusters {
-  uint64_t first = 0;
-  uint64_t count = 0;
-  constexpr uint64_t end() const { return first + count; }
-  constexpr bool operator==(const HostClusters&) const = default;
-};
-
 // The sizes that the header fixes for the life of the image.
-struct Geometry {
+struct Geometry : ClusterSize {
   uint32_t version = 3;
-  uint32_t cluster_bits = 16;
   uint32_t refcount_order = 4;
   // Tables are cached in pieces of this size: a power of two, at least 512 and
   // at most the cluster size.
@@ -44,26 +23,6 @@ struct Geometry {
   bool extended_l2 = false;
   // Guest data live in a file of their own, each cluster at the guest's offset.
   bool external_data = false;
-
-  constexpr uint64_t cluster_bytes() const {
-    return uint64_t{1} << cluster_bits;
-  }
-  constexpr uint64_t offset_in_cluster(uint64_t bytes) const {
-    return bytes & (cluster_bytes() - 1);
-  }
-  constexpr uint64_t cluster_start(uint64_t bytes) const {
-    return bytes - offset_in_cluster(bytes);
-  }
-  constexpr uint64_t cluster_index(uint64_t bytes) const {
-    return bytes >> cluster_bits;
-  }
-  constexpr uint64_t cluster_offset(uint64_t index) const {
-    return index << cluster_bits;
-  }
-  // Clusters that hold `bytes` bytes.  REQUIRES: bytes is far from 2^64.
-  constexpr uint64_t clusters_for(uint64_t bytes) const {
-    return cluster_index(bytes + cluster_bytes() - 1);
-  }
 
   // "Cluster mapping": an L2 table fills one cluster with entries of 8 bytes,
   // or 16 if they are extended.

@@ -33,12 +33,12 @@
 #include "engine/byte_channel.h"
 #include "engine/lock_ranks.h"
 #include "engine/metadata_mutex.h"
+#include "formats/cluster/corruption.h"
+#include "formats/cluster/in_flight.h"
+#include "formats/cluster/metadata_extents.h"
+#include "formats/cluster/table_cache.h"
 #include "formats/qcow2/address.h"
-#include "formats/qcow2/corruption.h"
-#include "formats/qcow2/in_flight.h"
-#include "formats/qcow2/metadata_extents.h"
 #include "formats/qcow2/pending_frees.h"
-#include "formats/qcow2/table_cache.h"
 
 namespace spindle::qcow2 {
 

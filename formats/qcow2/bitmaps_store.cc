@@ -5,10 +5,10 @@
 #include "absl/strings/str_cat.h"
 #include "engine/access.h"
 #include "engine/checked_math.h"
+#include "formats/cluster/metadata_extents.h"
 #include "formats/qcow2/allocator.h"
 #include "formats/qcow2/bitmaps.h"
 #include "formats/qcow2/layout.h"
-#include "formats/qcow2/metadata_extents.h"
 
 namespace spindle::qcow2 {
 namespace {

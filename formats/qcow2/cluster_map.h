@@ -11,12 +11,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "formats/cluster/corruption.h"
+#include "formats/cluster/in_flight.h"
+#include "formats/cluster/l1_table.h"
+#include "formats/cluster/table_cache.h"
 #include "formats/qcow2/address.h"
 #include "formats/qcow2/allocator.h"
-#include "formats/qcow2/corruption.h"
-#include "formats/qcow2/in_flight.h"
-#include "formats/qcow2/l1_table.h"
-#include "formats/qcow2/table_cache.h"
 #include "formats/qcow2/table_entry.h"
 
 namespace spindle::qcow2 {

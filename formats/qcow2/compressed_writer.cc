@@ -7,7 +7,7 @@
 
 #include "absl/base/macros.h"
 #include "absl/strings/str_cat.h"
-#include "formats/qcow2/compressor.h"
+#include "formats/cluster/compressor.h"
 #include "formats/qcow2/l2_slice.h"
 
 namespace spindle::qcow2 {
@@ -27,7 +27,7 @@ absl::Status CompressedWriter::write(GuestOffset guest, const IoVector& qiov) {
     // Behind the end of the image.
     std::memset(cluster.data() + bytes, 0, cluster_bytes - bytes);
     const absl::StatusOr<size_t> compressed_bytes = compress_cluster(
-        image_.header().compression_type, cluster, absl::MakeSpan(compressed));
+        image_.header().compression(), cluster, absl::MakeSpan(compressed));
     if (!compressed_bytes.ok()) return compressed_bytes.status();
     absl::StatusOr<bool> is_stored = false;
     const GuestOffset at{guest.bytes + done};

@@ -20,9 +20,9 @@
 #include "engine/byte_channel.h"
 #include "engine/range_tracker.h"
 #include "engine/sector.h"
+#include "formats/cluster/metadata_extents.h"
 #include "formats/qcow2/address.h"
 #include "formats/qcow2/allocator.h"
-#include "formats/qcow2/metadata_extents.h"
 
 namespace spindle::qcow2 {
 

@@ -3,24 +3,20 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "formats/cluster/inflate.h"
+#include "formats/cluster/run_loop.h"
 
 namespace spindle::qcow2 {
 
 absl::Status DataReader::read(GuestOffset guest, const IoVector& qiov) {
-  const uint64_t length = qiov.length_bytes();
-  for (uint64_t done = 0; done < length;) {
-    const GuestOffset at{guest.bytes + done};
-    MappedRun run;
-    absl::Status status = image_.map().lookup(at, length - done, &run);
-    if (!status.ok()) return status;
-    // The usual case, one run, needs no copy of the vector.
-    status = run.bytes == length
-                 ? read_run(run, at, qiov)
-                 : read_run(run, at, qiov.slice(done, run.bytes));
-    if (!status.ok()) return status;
-    done += run.bytes;
-  }
-  return absl::OkStatus();
+  return for_each_run<MappedRun>(
+      qiov,
+      [&](uint64_t done, uint64_t left, MappedRun* run) {
+        return image_.map().lookup({guest.bytes + done}, left, run);
+      },
+      [&](const MappedRun& run, uint64_t done, const IoVector& part) {
+        return read_run(run, {guest.bytes + done}, part);
+      });
 }
 
 absl::Status DataReader::read_run(const MappedRun& run, GuestOffset guest,
@@ -56,7 +52,8 @@ absl::Status DataReader::read_backing(Purpose purpose, GuestOffset guest,
 }
 
 absl::StatusOr<InflatedCopies::Copy> DataReader::inflate(L2Entry entry) {
-  if (InflatedCopies::Copy copy = image_.inflated().find(entry)) return copy;
+  if (InflatedCopies::Copy copy = image_.inflated().find(entry.raw()))
+    return copy;
   const CompressedExtent extent = entry.compressed(image_.geometry());
   std::vector<uint8_t> compressed(extent.bytes);
   absl::Status status =
@@ -65,32 +62,27 @@ absl::StatusOr<InflatedCopies::Copy> DataReader::inflate(L2Entry entry) {
   if (!status.ok()) return status;
   auto cluster =
       std::make_shared<std::vector<uint8_t>>(image_.geometry().cluster_bytes());
-  status = inflate_cluster(image_.header().compression_type, compressed,
+  status = inflate_cluster(image_.header().compression(), compressed,
                            absl::MakeSpan(*cluster));
   if (!status.ok()) {
     return absl::DataLossError(
         absl::StrCat(status.message(), ", at host offset ", extent.host.bytes));
   }
   InflatedCopies::Copy copy = std::move(cluster);
-  image_.inflated().insert(entry, copy);
+  image_.inflated().insert(entry.raw(), entry.references(image_.geometry()),
+                           copy);
   return copy;
 }
 
 uint64_t DataReader::try_read(GuestOffset guest, const IoVector& qiov) {
-  const uint64_t length = qiov.length_bytes();
-  uint64_t done = 0;
-  while (done < length) {
-    const GuestOffset at{guest.bytes + done};
-    MappedRun run;
-    if (!image_.map().try_lookup(at, length - done, &run)) return done;
-    const uint64_t bytes =
-        run.bytes == length
-            ? try_read_run(run, at, qiov)
-            : try_read_run(run, at, qiov.slice(done, run.bytes));
-    done += bytes;
-    if (bytes != run.bytes) return done;
-  }
-  return done;
+  return try_each_run<MappedRun>(
+      qiov,
+      [&](uint64_t done, uint64_t left, MappedRun* run) {
+        return image_.map().try_lookup({guest.bytes + done}, left, run);
+      },
+      [&](const MappedRun& run, uint64_t done, const IoVector& part) {
+        return try_read_run(run, {guest.bytes + done}, part);
+      });
 }
 
 uint64_t DataReader::try_read_run(const MappedRun& run, GuestOffset guest,

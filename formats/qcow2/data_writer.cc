@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/checked_math.h"
 #include "engine/range_tracker.h"
+#include "formats/cluster/run_loop.h"
 #include "formats/qcow2/data_clusters.h"
 #include "formats/qcow2/l2_slice.h"
 #include "formats/qcow2/subclusters.h"
@@ -55,23 +56,18 @@ absl::Status DataWriter::write_in_place(const MappedRun& run, GuestOffset guest,
 uint64_t DataWriter::try_write(GuestOffset guest, const IoVector& qiov) {
   // In a raw data file it might have to wait for its turn.
   if (image_.corruption().is_set() || image_.data_clusters().is_raw()) return 0;
-  const uint64_t length = qiov.length_bytes();
-  uint64_t done = 0;
-  while (done < length) {
-    MappedRun run;
-    const GuestOffset at{guest.bytes + done};
-    if (!image_.map().try_lookup(at, length - done, &run)) return done;
-    const ByteRange host{run.host.bytes, run.bytes};
-    if (!run.writable_in_place ||
-        !image_.data_clusters().check_place(host).ok())
-      return done;
-    const uint64_t bytes = image_.transfer().try_write(
-        Purpose::kWriteAio,
-        run.bytes == length ? qiov : qiov.slice(done, run.bytes), run.host);
-    done += bytes;
-    if (bytes != run.bytes) return done;
-  }
-  return done;
+  return try_each_run<MappedRun>(
+      qiov,
+      [&](uint64_t done, uint64_t left, MappedRun* run) {
+        return image_.map().try_lookup({guest.bytes + done}, left, run) &&
+               run->writable_in_place &&
+               image_.data_clusters()
+                   .check_place({run->host.bytes, run->bytes})
+                   .ok();
+      },
+      [&](const MappedRun& run, uint64_t, const IoVector& part) {
+        return image_.transfer().try_write(Purpose::kWriteAio, part, run.host);
+      });
 }
 
 // ---- First writes ----------------------------------------------------------
@@ -290,15 +286,7 @@ absl::Status DataWriter::transfer(const Plan& plan, const IoVector& qiov) {
   const uint64_t into_run = plan.data.offset - plan.clusters.offset;
   const uint64_t host = image_.geometry().cluster_offset(plan.host.first) +
                         into_run - padding.head_bytes;
-  IoVector all;
-  const IoVector* whole = &qiov;
-  if (padding.head_bytes != 0 || padding.tail_bytes != 0) {
-    all = IoVector(padding.head.get(), padding.head_bytes);
-    all.append(qiov);
-    all.append(IoVector(padding.tail.get(), padding.tail_bytes));
-    whole = &all;
-  }
-  return image_.transfer().write(Purpose::kClusterAlloc, *whole,
+  return image_.transfer().write(Purpose::kClusterAlloc, padding.around(qiov),
                                  {plan.data.offset - padding.head_bytes},
                                  {host});
 }

@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "engine/block_driver.h"
 #include "engine/io_vector.h"
+#include "formats/cluster/padding.h"
 #include "formats/qcow2/address.h"
 #include "formats/qcow2/cow_base.h"
 #include "formats/qcow2/data_reader.h"
@@ -91,13 +92,6 @@ class DataWriter {
     // What the mappings no longer name.  It waits for the request's end: QEMU
     // has placed all of a request before it frees anything.
     absl::InlinedVector<HostClusters, 4> dropped;
-  };
-  // Bytes that surround the data in what is allocated with them.
-  struct Padding {
-    std::unique_ptr<uint8_t[]> head;
-    uint64_t head_bytes = 0;
-    std::unique_ptr<uint8_t[]> tail;
-    uint64_t tail_bytes = 0;
   };
 
   absl::Status write_in_place(const MappedRun& run, GuestOffset guest,

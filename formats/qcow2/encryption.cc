@@ -111,12 +111,6 @@ absl::StatusOr<std::unique_ptr<Encryption>> Encryption::open(
       std::move(luks), *std::move(cipher), memory_alignment_bytes));
 }
 
-crypto::EncryptedTransfer::Place Encryption::place(GuestOffset guest,
-                                                   HostOffset host) const {
-  const uint64_t counted = luks_ != nullptr ? host.bytes : guest.bytes;
-  return {host.bytes, counted / kSectorSizeBytes};
-}
-
 absl::Status Encryption::amend(
     const AmendOptions& options,
     absl::FunctionRef<absl::Status(luks::Volume::Write)> around) {

@@ -24,10 +24,10 @@
 #include "engine/format.h"
 #include "engine/secret_store.h"
 #include "engine/sector.h"
+#include "formats/cluster/data_transfer.h"
 #include "formats/crypto/encrypted_transfer.h"
 #include "formats/crypto/sector_cipher.h"
 #include "formats/luks/volume.h"
-#include "formats/qcow2/address.h"
 #include "formats/qcow2/header.h"
 
 namespace spindle::qcow2 {
@@ -53,9 +53,9 @@ class Encryption {
       size_t memory_alignment_bytes);
 
   const crypto::EncryptedTransfer& transfer() const { return transfer_; }
-  // Of data that the guest has at `guest` and that lie at `host`.
-  crypto::EncryptedTransfer::Place place(GuestOffset guest,
-                                         HostOffset host) const;
+  SectorNumbering numbering() const {
+    return luks_ != nullptr ? SectorNumbering::kHost : SectorNumbering::kGuest;
+  }
 
   // Changes key slots; see luks::Volume::amend().  The options have no prefix.
   // Errors: also kUnimplemented for the old AES.

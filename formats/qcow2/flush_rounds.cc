@@ -1,48 +1,20 @@
 #include "formats/qcow2/flush_rounds.h"
 
-#include <algorithm>
 #include <array>
-#include <utility>
 
 #include "engine/byte_order.h"
+#include "formats/cluster/mapping_writes.h"
 
 namespace spindle::qcow2 {
 namespace {
 
-// Pieces that are written in one vectored transfer at most.
-constexpr size_t kMaxPiecesPerWrite = 256;
 // Rounds that close() runs at most; each gives up what the one before freed.
 constexpr int kMaxSettleRounds = 4;
 
 }  // namespace
 
-bool FlushRounds::Snapshot::maps_new_clusters() const {
-  return !l1.empty() ||
-         std::any_of(l2.begin(), l2.end(), [](const DirtyPiece& piece) {
-           return piece.has_new_mapping;
-         });
-}
-
 absl::Status FlushRounds::flush() {
-  std::shared_ptr<Round> mine;
-  {
-    MetadataLock lock(&mutex_);
-    mine = next_;
-    ++waiting_;
-    while (!mine->done && running_) mutex_.wait(&round_ended_);
-    --waiting_;
-    if (mine->done) return mine->status;
-    // Nobody runs: this caller runs the round for all who wait for it.
-    running_ = true;
-    next_ = std::make_shared<Round>();
-  }
-  absl::Status status = run_round();
-  MetadataLock lock(&mutex_);
-  running_ = false;
-  mine->done = true;
-  mine->status = status;
-  round_ended_.SignalAll();
-  return status;
+  return sharing_.flush([this] { return run_round(); });
 }
 
 absl::Status FlushRounds::write_back_if_crowded() {
@@ -50,16 +22,9 @@ absl::Status FlushRounds::write_back_if_crowded() {
       !parts_.refblocks->wants_write_back()) {
     return absl::OkStatus();
   }
-  if (writing_back_.exchange(true, std::memory_order_acq_rel)) {
-    // Somebody is at it.  Those who make more dirty slices meanwhile wait only
-    // if they outrun it.
-    const bool outrun =
-        parts_.l2_tables->is_overfull() || parts_.refblocks->is_overfull();
-    return outrun ? flush() : absl::OkStatus();
-  }
-  absl::Status status = flush();
-  writing_back_.store(false, std::memory_order_release);
-  return status;
+  const bool is_overfull =
+      parts_.l2_tables->is_overfull() || parts_.refblocks->is_overfull();
+  return sharing_.write_back(is_overfull, [this] { return run_round(); });
 }
 
 absl::Status FlushRounds::settle() {
@@ -67,11 +32,6 @@ absl::Status FlushRounds::settle() {
   for (int i = 0; i < kMaxSettleRounds && status.ok() && is_unsettled(); ++i)
     status = flush();
   return status;
-}
-
-int FlushRounds::waiting_count() const {
-  MetadataLock lock(&mutex_);
-  return waiting_;
 }
 
 bool FlushRounds::is_unsettled() const {
@@ -143,15 +103,15 @@ absl::Status FlushRounds::write_out(const Snapshot& snapshot) {
     if (!status.ok()) return status;
   }
   absl::Status status = write_refcounts(snapshot);
-  if (status.ok() && snapshot.maps_new_clusters())
+  if (status.ok() && maps_new_clusters(snapshot.l2, snapshot.l1))
     status = parts_.file->flush();
   if (status.ok()) status = write_mappings(snapshot);
   return status.ok() ? parts_.file->flush() : status;
 }
 
 absl::Status FlushRounds::write_refcounts(const Snapshot& snapshot) {
-  absl::Status status =
-      write_pieces(Purpose::kRefblockUpdate, snapshot.refblocks);
+  absl::Status status = write_table_pieces(
+      parts_.file, Purpose::kRefblockUpdate, snapshot.refblocks);
   if (!status.ok() || snapshot.table.empty()) return status;
   // A block is durable, zeroed and counted, before the table names it.
   status = parts_.file->flush();
@@ -166,36 +126,10 @@ absl::Status FlushRounds::write_refcounts(const Snapshot& snapshot) {
 }
 
 absl::Status FlushRounds::write_mappings(const Snapshot& snapshot) {
-  absl::Status status = write_pieces(Purpose::kL2Update, snapshot.l2);
-  for (const L1Table::Piece& piece : snapshot.l1) {
-    if (!status.ok()) return status;
-    status =
-        parts_.file->write(Purpose::kL1Update, piece.bytes.data(),
-                           piece.bytes.size(), parts_.l1->host_of(piece).bytes);
-  }
-  return status;
-}
-
-absl::Status FlushRounds::write_pieces(Purpose purpose,
-                                       const std::vector<DirtyPiece>& pieces) {
-  std::vector<iovec> segments;
-  for (size_t i = 0; i < pieces.size();) {
-    // As many as follow each other in the file.
-    segments.clear();
-    const uint64_t begin = pieces[i].host.bytes;
-    uint64_t end = begin;
-    while (i < pieces.size() && pieces[i].host.bytes == end &&
-           segments.size() < kMaxPiecesPerWrite) {
-      const std::vector<uint8_t>& bytes = pieces[i].bytes;
-      segments.push_back({const_cast<uint8_t*>(bytes.data()), bytes.size()});
-      end += bytes.size();
-      ++i;
-    }
-    absl::Status status =
-        parts_.file->write(purpose, IoVector(segments), begin);
-    if (!status.ok()) return status;
-  }
-  return absl::OkStatus();
+  absl::Status status =
+      write_table_pieces(parts_.file, Purpose::kL2Update, snapshot.l2);
+  return status.ok() ? write_l1_pieces(parts_.file, *parts_.l1, snapshot.l1)
+                     : status;
 }
 
 }  // namespace spindle::qcow2

@@ -15,29 +15,23 @@
 // are lowered only in step 5, so a snapshot never holds a decrement whose drop
 // is not durable, and the phases form no circle.
 //
-// Concurrent flushes share rounds: one that arrives during a round waits for
-// the next, which serves all who wait.
+// Concurrent flushes share rounds (SharedRounds).
 //
 // Thread safety: every method, from any thread; no lock is held during I/O.
 #ifndef SPINDLE_FORMATS_QCOW2_FLUSH_ROUNDS_H_
 #define SPINDLE_FORMATS_QCOW2_FLUSH_ROUNDS_H_
 
-#include <atomic>
 #include <cstdint>
-#include <memory>
 #include <vector>
 
-#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
-#include "absl/synchronization/mutex.h"
 #include "engine/byte_channel.h"
-#include "engine/lock_ranks.h"
-#include "engine/metadata_mutex.h"
+#include "formats/cluster/l1_table.h"
+#include "formats/cluster/shared_rounds.h"
+#include "formats/cluster/table_cache.h"
 #include "formats/qcow2/allocator.h"
 #include "formats/qcow2/kept_discards.h"
-#include "formats/qcow2/l1_table.h"
 #include "formats/qcow2/pending_frees.h"
-#include "formats/qcow2/table_cache.h"
 
 namespace spindle::qcow2 {
 
@@ -69,14 +63,9 @@ class FlushRounds {
   absl::Status settle();
 
   // How many callers of flush() wait for another one's round, for tests.
-  int waiting_count() const ABSL_LOCKS_EXCLUDED(mutex_);
+  int waiting_count() const { return sharing_.waiting_count(); }
 
  private:
-  // One round, past or to come; shared by those who wait for it.
-  struct Round {
-    bool done = false;
-    absl::Status status;
-  };
   struct Snapshot {
     std::vector<HostClusters> drops;
     uint64_t last_kept_discard = 0;
@@ -87,7 +76,6 @@ class FlushRounds {
     bool is_clean() const {
       return l2.empty() && l1.empty() && table.empty() && refblocks.empty();
     }
-    bool maps_new_clusters() const;
   };
 
   bool is_unsettled() const;
@@ -100,20 +88,9 @@ class FlushRounds {
   void put_back(Snapshot* snapshot);
   absl::Status write_refcounts(const Snapshot& snapshot);
   absl::Status write_mappings(const Snapshot& snapshot);
-  absl::Status write_pieces(Purpose purpose,
-                            const std::vector<DirtyPiece>& pieces);
 
   const Parts parts_;
-  std::atomic<bool> writing_back_{false};
-
-  mutable MetadataMutex mutex_ ABSL_ACQUIRED_AFTER(lock_ranks::flush)
-      ABSL_ACQUIRED_BEFORE(lock_ranks::allocator){LockRank::kFlush};
-  // The round that those who come now will be served by; not started.
-  std::shared_ptr<Round> next_ ABSL_GUARDED_BY(mutex_) =
-      std::make_shared<Round>();
-  bool running_ ABSL_GUARDED_BY(mutex_) = false;
-  int waiting_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::CondVar round_ended_;
+  SharedRounds sharing_;
 };
 
 }  // namespace spindle::qcow2

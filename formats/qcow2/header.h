@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/types/span.h"
+#include "formats/cluster/compression_type.h"
 #include "formats/qcow2/layout.h"
 
 namespace spindle::qcow2 {
@@ -85,6 +86,10 @@ struct Header {
   }
   uint64_t refcount_table_entry_count() const {
     return refcount_table_bytes() / kRefcountTableEntryBytes;
+  }
+
+  CompressionType compression() const {
+    return CompressionType{compression_type};
   }
 
   bool is_dirty() const {

@@ -10,7 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/byte_channel.h"
-#include "formats/qcow2/corruption.h"
+#include "formats/cluster/corruption.h"
 #include "formats/qcow2/header.h"
 
 namespace spindle::qcow2 {

@@ -13,7 +13,7 @@
 #include "absl/status/status.h"
 #include "absl/strings/string_view.h"
 #include "engine/byte_channel.h"
-#include "formats/qcow2/corruption.h"
+#include "formats/cluster/corruption.h"
 
 namespace spindle::qcow2 {
 

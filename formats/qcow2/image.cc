@@ -33,6 +33,12 @@ Geometry geometry_of(const Header& header, uint32_t slice_bytes) {
   return geometry;
 }
 
+DataTransfer transfer_between(ByteChannel* channel,
+                              const Encryption* encryption) {
+  if (encryption == nullptr) return DataTransfer(channel);
+  return {channel, &encryption->transfer(), encryption->numbering()};
+}
+
 }  // namespace
 
 Image::Image(std::shared_ptr<BlockDriver> file,
@@ -46,26 +52,28 @@ Image::Image(std::shared_ptr<BlockDriver> file,
       file_(std::move(file)),
       backing_(channel_to(std::move(backing))),
       external_data_(channel_to(std::move(data_file))),
-      corruption_(&file_, header.version >= kVersion3,
-                  header.incompatible_features, std::move(log)),
+      corrupt_bit_(&file_, header.version >= kVersion3,
+                   header.incompatible_features),
+      corruption_(
+          "qcow2", [this] { return corrupt_bit_.set(); }, std::move(log)),
       first_writes_(&geometry_),
       inflated_(kInflatedCopies),
       l2_tables_(&file_, Purpose::kL2Load, options.slice_bytes,
                  options.l2_cache_bytes),
       refblocks_(&file_, Purpose::kRefblockLoad, options.slice_bytes,
                  options.refcount_cache_bytes),
-      l1_(HostOffset{header.l1_table_offset}, header.l1_entry_count),
-      allocator_({&geometry_, &file_, &refblocks_, &in_flight_, &pending_,
-                  &extents_, &corruption_, [this] { return rounds_.flush(); },
-                  [this](HostClusters clusters) {
-                    inflated_.discard(clusters, geometry_);
-                  }},
-                 {options.reuse, options.punch_holes,
-                  file_.child().capabilities().has(Capability::kGrows)}),
+      l1_(HostOffset{header.l1_table_offset}, header.l1_entry_count,
+          {.offset_mask = kL1OffsetMask, .own_flag = kEntryCopied}),
+      allocator_(
+          {&geometry_, &file_, &refblocks_, &in_flight_, &pending_, &extents_,
+           &corruption_, [this] { return rounds_.flush(); },
+           [this](HostClusters clusters) { inflated_.discard(clusters); }},
+          {options.reuse, options.punch_holes,
+           file_.child().capabilities().has(Capability::kGrows)}),
       data_clusters_(
           {&geometry_, &file_, external_data_.get(), &allocator_, &extents_},
           {header.data_file_is_raw(), options.punch_holes}),
-      transfer_(&data_clusters_.channel(), encryption),
+      transfer_(transfer_between(&data_clusters_.channel(), encryption)),
       rounds_({&file_, external_data_.get(), &l2_tables_, &refblocks_, &l1_,
                &allocator_, &pending_, &kept_discards_}),
       map_({&geometry_, &l1_, &l2_tables_, &allocator_, &in_flight_,
@@ -117,7 +125,7 @@ absl::Status Image::prepare_for_writing() {
                          kAutoclearFeaturesOffset);
     if (!status.ok()) return status;
   }
-  corruption_.allow_header_update();
+  corrupt_bit_.allow();
   prepared_for_writing_ = true;
   return absl::OkStatus();
 }

@@ -17,24 +17,25 @@
 #include "engine/block_driver.h"
 #include "engine/byte_channel.h"
 #include "engine/format.h"
+#include "formats/cluster/corruption.h"
+#include "formats/cluster/data_transfer.h"
+#include "formats/cluster/first_writes.h"
+#include "formats/cluster/in_flight.h"
+#include "formats/cluster/inflated_copies.h"
+#include "formats/cluster/l1_table.h"
+#include "formats/cluster/metadata_extents.h"
+#include "formats/cluster/table_cache.h"
 #include "formats/qcow2/address.h"
 #include "formats/qcow2/allocator.h"
 #include "formats/qcow2/cluster_map.h"
-#include "formats/qcow2/corruption.h"
+#include "formats/qcow2/corrupt_bit.h"
 #include "formats/qcow2/data_clusters.h"
-#include "formats/qcow2/data_transfer.h"
 #include "formats/qcow2/encryption.h"
-#include "formats/qcow2/first_writes.h"
 #include "formats/qcow2/flush_rounds.h"
 #include "formats/qcow2/header.h"
-#include "formats/qcow2/in_flight.h"
-#include "formats/qcow2/inflate.h"
 #include "formats/qcow2/kept_discards.h"
-#include "formats/qcow2/l1_table.h"
-#include "formats/qcow2/metadata_extents.h"
 #include "formats/qcow2/pending_frees.h"
 #include "formats/qcow2/runtime_options.h"
-#include "formats/qcow2/table_cache.h"
 
 namespace spindle::qcow2 {
 
@@ -118,6 +119,7 @@ class Image {
   InFlight in_flight_;
   PendingFrees pending_;
   MetadataExtents extents_;
+  CorruptBit corrupt_bit_;
   Corruption corruption_;
   FirstWrites first_writes_;
   InflatedCopies inflated_;

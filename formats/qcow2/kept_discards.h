@@ -26,11 +26,11 @@
 #include "absl/container/btree_map.h"
 #include "absl/synchronization/mutex.h"
 #include "engine/sector.h"
+#include "formats/cluster/first_writes.h"
+#include "formats/cluster/in_flight.h"
 #include "formats/qcow2/address.h"
 #include "formats/qcow2/cluster_map.h"
 #include "formats/qcow2/data_clusters.h"
-#include "formats/qcow2/first_writes.h"
-#include "formats/qcow2/in_flight.h"
 
 namespace spindle::qcow2 {
 

@@ -10,8 +10,8 @@
 #include <cstddef>
 
 #include "absl/base/thread_annotations.h"
+#include "formats/cluster/table_cache.h"
 #include "formats/qcow2/address.h"
-#include "formats/qcow2/table_cache.h"
 #include "formats/qcow2/table_entry.h"
 
 namespace spindle::qcow2 {

@@ -18,8 +18,8 @@
 #include "absl/base/thread_annotations.h"
 #include "engine/lock_ranks.h"
 #include "engine/metadata_mutex.h"
+#include "formats/cluster/in_flight.h"
 #include "formats/qcow2/address.h"
-#include "formats/qcow2/in_flight.h"
 
 namespace spindle::qcow2 {
 

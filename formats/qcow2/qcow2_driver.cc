@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "absl/base/optimization.h"
@@ -19,6 +20,13 @@ namespace spindle::qcow2 {
 namespace {
 
 using Recording = DirtyRecorder::Recording;
+
+NamedFiles files_named_by(const Header& header) {
+  return {.backing_filename = header.backing_filename,
+          .backing_format = header.backing_format,
+          .has_data_file = header.has_data_file(),
+          .data_filename = std::string(header.data_filename())};
+}
 
 absl::Status cut_off_error() {
   return absl::OutOfRangeError(
@@ -310,7 +318,7 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
                        file->limits().memory_alignment_bytes);
   if (!encryption.ok()) return encryption.status();
   absl::StatusOr<ImageFiles> files =
-      open_image_files(file, *header, options, context);
+      open_image_files(file, files_named_by(*header), options, context);
   if (!files.ok()) return files.status();
   if (!options.read_only) {
     status = repair_if_dirty(file.get(), context.log, &*header);

@@ -11,8 +11,8 @@
 #include "engine/errors.h"
 #include "engine/node_options.h"
 #include "engine/option_values.h"
+#include "formats/cluster/image_files.h"
 #include "formats/crypto/encrypt_options.h"
-#include "formats/qcow2/image_files.h"
 #include "formats/qcow2/layout.h"
 
 namespace spindle::qcow2 {

@@ -8,6 +8,7 @@
 #include "engine/byte_channel.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "formats/cluster/layered_status.h"
 #include "formats/qcow2/cluster_map.h"
 #include "formats/qcow2/layout.h"
 #include "formats/qcow2/refcount_entry.h"
@@ -36,16 +37,6 @@ BlockStatus status_of(const MappedRun& run) {
   return status;
 }
 
-bool goes_on(const BlockStatus& first, const BlockStatus& next) {
-  const auto expected =
-      first.host_offset.has_value()
-          ? std::optional<uint64_t>(*first.host_offset + first.length)
-          : std::nullopt;
-  return first.allocated == next.allocated && first.data == next.data &&
-         first.zero == next.zero && first.compressed == next.compressed &&
-         next.host_offset == expected;
-}
-
 }  // namespace
 
 absl::StatusOr<BlockStatus> StatusReader::status(ByteRange range,
@@ -58,7 +49,11 @@ absl::StatusOr<BlockStatus> StatusReader::status(ByteRange range,
     absl::Status status = look_for_hole(&*found);
     if (!status.ok()) return status;
   }
-  if (!found->allocated) found = backing_status(*found, range, scope);
+  if (!found->allocated) {
+    found = backing_status(
+        *found, range, scope,
+        image_.has_backing_at({range.offset}) ? image_.backing() : nullptr);
+  }
   if (!found.ok()) return found;
   found->end_of_image =
       range.offset + found->length >= image_.geometry().size_bytes;
@@ -97,27 +92,6 @@ absl::Status StatusReader::look_for_hole(BlockStatus* status) {
   if (!stored->end_of_image || !stored->zero)
     status->length = std::min(status->length, stored->length);
   return absl::OkStatus();
-}
-
-absl::StatusOr<BlockStatus> StatusReader::backing_status(
-    BlockStatus unallocated, ByteRange range, BlockStatusScope scope) {
-  BlockStatus result = unallocated;
-  if (!image_.has_backing_at({range.offset})) {
-    result.zero = true;
-    return result;
-  }
-  const uint64_t backing_bytes = image_.backing()->length_bytes();
-  // The backing file's last sector is whole.
-  result.length = std::min(
-      result.length, align_up(backing_bytes, kSectorSizeBytes) - range.offset);
-  if (scope == BlockStatusScope::kThisLayer) return result;
-  absl::StatusOr<BlockStatus> below = image_.backing()->block_status(
-      {range.offset, std::min(result.length, backing_bytes - range.offset)});
-  if (!below.ok()) return below.status();
-  if (range.offset + below->length == backing_bytes)
-    below->length = result.length;
-  ++below->depth;
-  return below;
 }
 
 // Whether clusters are in use that the file system knows nothing of: at least

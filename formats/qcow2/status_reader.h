@@ -33,9 +33,6 @@ class StatusReader {
 
   absl::StatusOr<BlockStatus> layer_status(ByteRange range);
   absl::Status look_for_hole(BlockStatus* status);
-  absl::StatusOr<BlockStatus> backing_status(BlockStatus unallocated,
-                                             ByteRange range,
-                                             BlockStatusScope scope);
   absl::StatusOr<bool> has_preallocated_metadata();
   struct TablePlace {
     uint64_t offset = 0;

@@ -7,31 +7,32 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/types/span.h"
-#include "formats/qcow2/compressor.h"
-#include "formats/qcow2/inflate.h"
+#include "formats/cluster/compressor.h"
+#include "formats/cluster/inflate.h"
 #include "tests/fuzz/exercise.h"
 
 namespace spindle::testing {
 namespace {
 
 void fuzz(uint8_t choice, absl::Span<const uint8_t> input) {
-  const uint8_t type = choice % 2;
+  const auto type =
+      choice % 2 == 0 ? CompressionType::kZlib : CompressionType::kZstd;
   const size_t cluster_bytes = size_t{512} << (choice / 2 % 8);
   std::vector<uint8_t> cluster(cluster_bytes);
-  qcow2::inflate_cluster(type, input, absl::MakeSpan(cluster)).IgnoreError();
+  inflate_cluster(type, input, absl::MakeSpan(cluster)).IgnoreError();
 
   std::vector<uint8_t> data(input.begin(), input.end());
   data.resize(cluster_bytes);
   std::vector<uint8_t> compressed(cluster_bytes - 1);
   const absl::StatusOr<size_t> bytes =
-      qcow2::compress_cluster(type, data, absl::MakeSpan(compressed));
+      compress_cluster(type, data, absl::MakeSpan(compressed));
   require(bytes.ok(), "everything can be compressed, or says it cannot");
   if (*bytes == 0) return;
   // As from an image: in whole sectors, with something behind the stream.
   compressed.resize(*bytes);
   compressed.resize((*bytes + 511) / 512 * 512, 0xa5);
   const absl::Status inflated =
-      qcow2::inflate_cluster(type, compressed, absl::MakeSpan(cluster));
+      inflate_cluster(type, compressed, absl::MakeSpan(cluster));
   require(inflated.ok(), "what was compressed can be inflated");
   require(cluster == data, "what was compressed comes back");
 }

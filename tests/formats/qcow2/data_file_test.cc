@@ -19,7 +19,7 @@
 #include "engine/byte_order.h"
 #include "engine/format.h"
 #include "engine/sector.h"
-#include "formats/qcow2/image_files.h"
+#include "formats/cluster/image_files.h"
 #include "formats/qcow2/layout.h"
 #include "formats/qcow2/qcow2_driver.h"
 #include "tests/formats/qcow2/data_image.h"

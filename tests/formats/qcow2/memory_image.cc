@@ -17,8 +17,7 @@
 #include "absl/types/span.h"
 #include "engine/io_vector.h"
 #include "engine/secret_bytes.h"
-#include "formats/qcow2/create.h"
-#include "formats/qcow2/qcow2_driver.h"
+#include "formats/qcow2/qcow2_format.h"
 #include "tests/support/qemu_tools.h"
 
 namespace spindle::testing {
@@ -116,6 +115,27 @@ absl::Status check_image_bytes(const std::string& bytes, Leaks leaks) {
       "qemu-img check: exit code ", result->exit_code, ": ", result->output));
 }
 
+absl::Status check_own_bytes(const ImageFormat& format,
+                             const std::string& bytes) {
+  auto file = std::make_shared<MemoryDriver>();
+  file->set_content(0, bytes);
+  OpenOptions options;
+  options.read_only = options.for_check = true;
+  options.open_backing = false;
+  const auto driver = format.open(std::move(file), options, {});
+  if (!driver.ok()) return driver.status();
+  std::string lines;
+  CheckOptions check;
+  check.report = [&lines](absl::string_view line) {
+    absl::StrAppend(&lines, line, "\n");
+  };
+  const auto result = (*driver)->check(check);
+  if (!result.ok()) return result.status();
+  return result->corruptions == 0 && result->check_errors == 0
+             ? absl::OkStatus()
+             : absl::DataLossError(lines);
+}
+
 absl::Status write_fill(BlockDriver& driver, ByteRange range, uint8_t value) {
   std::string data(range.length, static_cast<char>(value));
   return driver.write(IoVector(data.data(), data.size()),
@@ -165,9 +185,8 @@ MemoryImage::MemoryImage(MemoryImageOptions options)
     add_encryption(options_, &create);
     create.backing_filename = backing_path_;
     create.backing_format = options_.backing.empty() ? "" : "raw";
-    const auto plan = qcow2::plan_create(create);
-    require(plan.status(), "plan_create");
-    require(qcow2::write_image(*plan, memory_), "write_image");
+    require(format().check_create(create), "check_create");
+    require(format().create(memory_, create, {}), "create");
   } else {
     memory_->set_content(0, options_.bytes);
   }
@@ -175,6 +194,10 @@ MemoryImage::MemoryImage(MemoryImageOptions options)
 }
 
 MemoryImage::~MemoryImage() = default;
+
+const ImageFormat& MemoryImage::format() const {
+  return options_.format != nullptr ? *options_.format : *qcow2::qcow2_format();
+}
 
 OpenContext MemoryImage::context() const {
   OpenContext context;
@@ -187,11 +210,16 @@ OpenContext MemoryImage::context() const {
   return context;
 }
 
-absl::Status MemoryImage::open(bool read_only) {
+absl::StatusOr<std::shared_ptr<BlockDriver>> MemoryImage::open_over(
+    std::shared_ptr<BlockDriver> file, bool read_only) const {
   OpenOptions options = open_options();
   options.read_only = read_only;
+  return format().open(std::move(file), options, context());
+}
+
+absl::Status MemoryImage::open(bool read_only) {
   observed_file_ = std::make_shared<ObservingDriver>(memory_);
-  auto driver = qcow2::open_qcow2(observed_file_, options, context());
+  auto driver = open_over(observed_file_, read_only);
   if (!driver.ok()) return driver.status();
   driver_ = *std::move(driver);
   return absl::OkStatus();
@@ -214,7 +242,12 @@ absl::Status MemoryImage::close() {
 absl::Status MemoryImage::close_and_check(Leaks leaks) {
   absl::Status status = close();
   if (!status.ok()) return status;
-  return check_image_bytes(memory_->content(), leaks);
+  return check(memory_->content(), leaks);
+}
+
+absl::Status MemoryImage::check(const std::string& bytes, Leaks leaks) const {
+  return &format() == qcow2::qcow2_format() ? check_image_bytes(bytes, leaks)
+                                            : check_own_bytes(format(), bytes);
 }
 
 absl::StatusOr<std::shared_ptr<BlockDriver>> MemoryImage::open_copy(
@@ -223,7 +256,7 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> MemoryImage::open_copy(
   copy->set_content(0, bytes);
   OpenOptions options = open_options();
   options.read_only = true;
-  return qcow2::open_qcow2(std::move(copy), options, context());
+  return format().open(std::move(copy), options, context());
 }
 
 std::optional<uint64_t> MemoryImage::host_of(uint64_t guest) {

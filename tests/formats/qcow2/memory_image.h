@@ -1,5 +1,6 @@
-// MemoryImage: a qcow2 image in memory, open, with an ObservingDriver between
-// the format and the file, so that a test can stop and fail what it chooses.
+// MemoryImage: an image in memory, open, with an ObservingDriver between the
+// format and the file, so that a test can stop and fail what it chooses.  It is
+// a qcow2, unless another format is asked for.
 //
 // It owns the file, the backing file if there is one, and the open driver.
 // What should not fail (creating, opening) ends the process if it does.
@@ -40,7 +41,12 @@ std::shared_ptr<const SecretStore> test_secrets();
 
 // What `qemu-img check` says about an image with these bytes; an encrypted one
 // is opened with kTestPassphrase.
+// What `qemu-img check` says about a qcow2 image with these bytes.
 absl::Status check_image_bytes(const std::string& bytes, Leaks leaks);
+// What a check of ours finds in an image of this format, for those that
+// qemu-img does not check.
+absl::Status check_own_bytes(const ImageFormat& format,
+                             const std::string& bytes);
 
 // Requests on a driver with plain values.
 absl::Status write_fill(BlockDriver& driver, ByteRange range, uint8_t value);
@@ -50,6 +56,7 @@ absl::StatusOr<std::string> read_bytes(BlockDriver& driver, ByteRange range);
                                     uint8_t value);
 
 struct MemoryImageOptions {
+  const ImageFormat* format = nullptr;  // null: qcow2
   uint64_t size_bytes = uint64_t{1} << 20;
   OptionMap create = {};
   OptionMap open = {};
@@ -88,9 +95,16 @@ class MemoryImage {
   // Closes the driver; afterwards open() or the destructor.
   absl::Status close();
   absl::Status open(bool read_only = false);
-  // Closes the image, and asks the other implementation about it.
+  // Closes the image, and asks the other implementation about it, or ours where
+  // that does not know.
   absl::Status close_and_check(Leaks leaks = Leaks::kForbidden);
+  // The same for other bytes.
+  absl::Status check(const std::string& bytes, Leaks leaks) const;
 
+  // Opens the image in `file` as this one is opened, over the same backing
+  // file.
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open_over(
+      std::shared_ptr<BlockDriver> file, bool read_only = false) const;
   // Opens other bytes for reading, over this image's backing file.
   absl::StatusOr<std::shared_ptr<BlockDriver>> open_copy(
       const std::string& bytes) const;
@@ -100,6 +114,8 @@ class MemoryImage {
   OpenContext context() const;
 
  private:
+  const ImageFormat& format() const;
+
   const MemoryImageOptions options_;
   const std::string backing_path_;
   const std::shared_ptr<MemoryDriver> memory_;
