@@ -29,6 +29,7 @@ constexpr char kSecret[] = "secret0";
 
 ImageOpener opener_for(const ImageFile& image) {
   ImageOpener::Policy policy;
+  policy.probe_unstatable_backing = true;
   auto secrets = std::make_shared<SecretStore>();
   secrets->add(kSecret, SecretBytes::copy_of(image.passphrase)).IgnoreError();
   policy.secrets = std::move(secrets);

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <random>
 #include <string>
 #include <vector>
@@ -18,6 +17,7 @@
 #include "formats/vdi/layout.h"
 #include "gtest/gtest.h"
 #include "tests/differential/our_image.h"
+#include "tests/differential/programs.h"
 #include "tests/support/qemu_tools.h"
 #include "tests/support/seed.h"
 
@@ -25,61 +25,29 @@ namespace spindle::testing {
 namespace {
 
 using Bytes = std::vector<uint8_t>;
-using Arguments = std::vector<std::string>;
 
 constexpr uint64_t kMiB = uint64_t{1} << 20;
 
-// A name for an image; the file is removed at the end.
-class Scratch {
+class Scratch : public ScratchImage {
  public:
-  Scratch() : image_{temporary_path("image"), "vdi"} {}
-  ~Scratch() { ::unlink(image_.path.c_str()); }
-  const ImageFile& image() const { return image_; }
-  const std::string& path() const { return image_.path; }
+  Scratch() : ScratchImage("vdi") {}
 
   // As it is in the file, without what is random.
   Bytes content() const {
-    auto bytes = read_file(path());
-    EXPECT_TRUE(bytes.ok()) << bytes.status();
-    if (!bytes.ok() || bytes->size() < vdi::kHeaderBytes) return {};
-    std::fill_n(bytes->begin() + vdi::kImageUuidOffset, 2 * vdi::kUuidBytes, 0);
-    return *std::move(bytes);
+    Bytes bytes = ScratchImage::content();
+    if (bytes.size() < vdi::kHeaderBytes) return {};
+    std::fill_n(bytes.begin() + vdi::kImageUuidOffset, 2 * vdi::kUuidBytes, 0);
+    return bytes;
   }
   void poke(uint64_t offset, uint32_t value) const {
-    auto bytes = read_file(path());
-    ASSERT_TRUE(bytes.ok());
-    store_little32(&(*bytes)[offset], value);
-    ASSERT_TRUE(write_file(path(), *bytes).ok());
+    Bytes bytes = ScratchImage::content();
+    ASSERT_LE(offset + 4, bytes.size());
+    store_little32(&bytes[offset], value);
+    set_content(bytes);
   }
-
- private:
-  const ImageFile image_;
 };
 
-std::string our_program() {
-  return absl::StrCat(std::getenv("TEST_SRCDIR"), "/",
-                      std::getenv("TEST_WORKSPACE"), "/tools/spindle-img");
-}
-
-// "qemu-img" or ours, with the same arguments.
-SeparateResult run_program(bool ours, Arguments arguments) {
-  arguments.insert(arguments.begin(), ours ? our_program() : "qemu-img");
-  auto result = run_tool_apart(arguments);
-  EXPECT_TRUE(result.ok()) << result.status();
-  if (!result.ok()) return {};
-  result->errors =
-      absl::StrReplaceAll(result->errors, {{"spindle-img", "qemu-img"}});
-  return *std::move(result);
-}
-
-void expect_same_output(const Arguments& arguments) {
-  SCOPED_TRACE(absl::StrJoin(arguments, " "));
-  const SeparateResult ours = run_program(true, arguments);
-  const SeparateResult theirs = run_program(false, arguments);
-  EXPECT_EQ(ours.output, theirs.output);
-  EXPECT_EQ(ours.errors, theirs.errors);
-  EXPECT_EQ(ours.exit_code, theirs.exit_code);
-}
+constexpr Whose kBoth[] = {Whose::kOurs, Whose::kQemus};
 
 void expect_same_facts(const std::string& path) {
   for (const char* output : {"--output=human", "--output=json"}) {
@@ -102,14 +70,14 @@ TEST(VdiCreate, GivesQemusBytes) {
         continue;
       const Scratch ours;
       const Scratch theirs;
-      const auto create = [&](bool we, const Scratch& image) {
+      const auto create = [&](Whose whose, const Scratch& image) {
         SeparateResult result = run_program(
-            we, {"create", "-f", "vdi", "-o", options, image.path(), size});
+            whose, {"create", "-f", "vdi", "-o", options, image.path(), size});
         EXPECT_EQ(result.exit_code, 0) << result.errors;
         return absl::StrReplaceAll(result.output, {{image.path(), "IMAGE"}});
       };
       SCOPED_TRACE(absl::StrCat(size, " ", options));
-      EXPECT_EQ(create(true, ours), create(false, theirs));
+      EXPECT_EQ(create(Whose::kOurs, ours), create(Whose::kQemus, theirs));
       EXPECT_TRUE(ours.content() == theirs.content());
       expect_same_facts(ours.path());
       expect_same_facts(theirs.path());
@@ -128,9 +96,9 @@ TEST(VdiCreate, RefusesWhatQemuRefuses) {
   for (const Arguments& more : refused) {
     Arguments arguments = {"create", "-f", "vdi"};
     arguments.insert(arguments.end(), more.begin(), more.end());
-    const SeparateResult ours = run_program(true, arguments);
+    const SeparateResult ours = run_program(Whose::kOurs, arguments);
     ::unlink(image.path().c_str());
-    const SeparateResult theirs = run_program(false, arguments);
+    const SeparateResult theirs = run_program(Whose::kQemus, arguments);
     ::unlink(image.path().c_str());
     SCOPED_TRACE(absl::StrJoin(more, " "));
     EXPECT_EQ(ours.exit_code, theirs.exit_code);
@@ -239,10 +207,11 @@ TEST(VdiImages, AreConvertedToQemusBytes) {
   for (const char* options : {"static=off", "static=on"}) {
     const Scratch ours;
     const Scratch theirs;
-    for (const bool we : {true, false}) {
+    for (const Whose whose : kBoth) {
+      const Scratch& target = whose == Whose::kOurs ? ours : theirs;
       const SeparateResult result =
-          run_program(we, {"convert", "-f", "vdi", "-O", "vdi", "-o", options,
-                           source.path(), we ? ours.path() : theirs.path()});
+          run_program(whose, {"convert", "-f", "vdi", "-O", "vdi", "-o",
+                              options, source.path(), target.path()});
       ASSERT_EQ(result.exit_code, 0) << result.errors;
     }
     EXPECT_TRUE(ours.content() == theirs.content());
@@ -318,9 +287,9 @@ TEST(VdiDamage, OfTheHeaderIsRefusedByBoth) {
     ASSERT_TRUE(qemu_create({image.image(), 4 * kMiB, "", {}}).ok());
     image.poke(poke.offset, poke.value);
     SCOPED_TRACE(poke.field);
-    for (const bool we : {true, false}) {
+    for (const Whose whose : kBoth) {
       const SeparateResult result =
-          run_program(we, {"info", "-f", "vdi", image.path()});
+          run_program(whose, {"info", "-f", "vdi", image.path()});
       EXPECT_EQ(result.exit_code, 1);
       EXPECT_EQ(result.output, "");
       EXPECT_NE(result.errors.find(
