@@ -18,11 +18,11 @@
 #include "engine/block_device.h"
 #include "engine/completion_queue.h"
 #include "engine/image_opener.h"
+#include "engine/jobs/copy.h"
 #include "engine/secret_bytes.h"
 #include "engine/secret_store.h"
 #include "formats/builtin.h"
 #include "tests/support/qemu_tools.h"
-#include "tools/image_copier.h"
 
 namespace spindle::benchmarks {
 namespace {

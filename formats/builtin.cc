@@ -4,6 +4,7 @@
 
 #include "formats/filters/filters.h"
 #include "formats/luks/luks_format.h"
+#include "formats/qcow/qcow_format.h"
 #include "formats/qcow2/qcow2_format.h"
 #include "formats/raw/protocols.h"
 #include "formats/raw/raw_format.h"
@@ -16,6 +17,7 @@ DriverRegistry make_registry() {
   // Every format but raw: what a guess can find.
   const std::vector<const ImageFormat*> structured = {
       qcow2::qcow2_format(),
+      qcow::qcow_format(),
       luks::luks_format(),
       vdi::vdi_format(),
   };

@@ -14,7 +14,7 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 all=(header_fuzzer tables_fuzzer snapshots_fuzzer bitmaps_fuzzer compressed_fuzzer image_fuzzer
-  luks_fuzzer encryption_fuzzer vdi_fuzzer)
+  luks_fuzzer encryption_fuzzer qcow_fuzzer vdi_fuzzer)
 what=${1:-60}
 shift || true
 targets=("${@:-${all[@]}}")

@@ -104,6 +104,7 @@ ImageOpener::Policy tool_policy(std::shared_ptr<const SecretStore> secrets) {
   ImageOpener::Policy policy;
   policy.probe_image = true;
   policy.probe_backing = !is_restricted;
+  policy.probe_unstatable_backing = true;
   policy.name_syntax = NameSyntax::kQemu;
   policy.image_name_syntax =
       is_restricted ? NameSyntax::kPlain : NameSyntax::kQemu;

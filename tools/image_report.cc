@@ -25,6 +25,7 @@
 #include "formats/crypto/algorithms.h"
 #include "formats/luks/header.h"
 #include "formats/luks/key_slots.h"
+#include "formats/qcow/header.h"
 #include "formats/qcow2/bitmap_directory.h"
 #include "formats/qcow2/encryption.h"
 #include "formats/qcow2/header.h"
@@ -171,6 +172,17 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
   return report;
 }
 
+absl::StatusOr<ImageReport> report_qcow(ByteChannel* channel,
+                                        ImageReport report) {
+  const absl::StatusOr<qcow::Header> header = qcow::read_header(channel);
+  if (!header.ok()) return header.status();
+  report.virtual_size_bytes = header->disk_bytes();
+  report.cluster_size_bytes = header->cluster_size_bytes();
+  report.encrypted = header->is_encrypted();
+  report.backing_filename = header->backing_filename;
+  return report;
+}
+
 // What the driver of any other format says.
 absl::StatusOr<ImageReport> report_opened(
     const ImageOpener::Inspected& inspected, ImageReport report) {
@@ -232,10 +244,12 @@ absl::StatusOr<ImageReport> report_inspected(
     if (!head.ok()) return head.status();
     return report_luks(file, *head, std::move(report));
   }
-  if (report.format != "qcow2")
+  if (report.format != "qcow2" && report.format != "qcow")
     return report_opened(inspected, std::move(report));
   absl::StatusOr<ImageReport> found =
-      report_qcow2(file, &channel, std::move(report));
+      report.format == "qcow"
+          ? report_qcow(&channel, std::move(report))
+          : report_qcow2(file, &channel, std::move(report));
   if (!found.ok()) return found;
   const absl::Status status = try_to_open(inspected, *found);
   if (!status.ok()) return status;

@@ -67,6 +67,18 @@ constexpr PrintedOption kPrintedOfQcow2[] = {
     {"lazy_refcounts", "off"},
     {"refcount_bits", "16"},
 };
+constexpr PrintedOption kPrintedOfQcow[] = {
+    {"size", nullptr},
+    {"backing_file", nullptr},
+    {"backing_fmt", nullptr},
+    {"encryption", nullptr},
+    {"encrypt.format", nullptr},
+    {"encrypt.key-secret", nullptr},
+    {"nocow", nullptr},
+    {"preallocation", nullptr},
+    {"extent_size_hint", nullptr},
+};
+
 constexpr PrintedOption kPrintedOfVdi[] = {
     {"size", nullptr},
     {"static", "off"},
@@ -192,6 +204,7 @@ std::string printed_value(const std::string& name, const std::string& value) {
 
 absl::Span<const PrintedOption> printed_options(const std::string& format) {
   if (format == "qcow2") return kPrintedOfQcow2;
+  if (format == "qcow") return kPrintedOfQcow;
   if (format == "vdi") return kPrintedOfVdi;
   return kPrintedOfOthers;
 }

@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "engine/completion_queue.h"
+#include "engine/jobs/sector_status.h"
 #include "engine/node_options.h"
 #include "threadpool/default_executor.h"
 

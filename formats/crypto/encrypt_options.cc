@@ -10,7 +10,6 @@ namespace {
 
 constexpr char kFormatOption[] = "encrypt.format";
 constexpr char kSecretOption[] = "encrypt.key-secret";
-constexpr char kOldOption[] = "encryption";
 
 }  // namespace
 

@@ -17,6 +17,8 @@
 namespace spindle::crypto {
 
 inline constexpr absl::string_view kEncryptPrefix = "encrypt.";
+// Of creation only: says "aes", or nothing.
+inline constexpr char kOldOption[] = "encryption";
 inline constexpr absl::string_view kFormatAes = "aes";
 inline constexpr absl::string_view kFormatLuks = "luks";
 

@@ -7,9 +7,10 @@
 #include "absl/status/status.h"
 #include "engine/byte_channel.h"
 #include "engine/gate.h"
+#include "formats/cluster/image_files.h"
 #include "formats/qcow2/check.h"
 #include "formats/qcow2/header.h"
-#include "formats/qcow2/image_files.h"
+#include "formats/qcow2/named_files.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -64,7 +65,8 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_for_check(
   const absl::StatusOr<Header> header = read_header_for_check(&channel);
   if (!header.ok()) return header.status();
   absl::StatusOr<ImageFiles> files =
-      open_image_files(std::move(file), *header, options, context);
+      open_image_files(std::move(file), files_named_by(*header), options,
+                       context);
   if (!files.ok()) return files.status();
   return std::make_shared<CheckDriver>(*std::move(files), header->size_bytes);
 }

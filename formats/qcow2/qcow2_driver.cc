@@ -12,6 +12,7 @@
 #include "formats/qcow2/check_driver.h"
 #include "formats/qcow2/driver_impl.h"
 #include "formats/qcow2/header_file.h"
+#include "formats/qcow2/named_files.h"
 #include "formats/qcow2/runtime_options.h"
 #include "formats/qcow2/snapshot_view.h"
 
@@ -20,13 +21,6 @@ namespace spindle::qcow2 {
 namespace {
 
 using Recording = DirtyRecorder::Recording;
-
-NamedFiles files_named_by(const Header& header) {
-  return {.backing_filename = header.backing_filename,
-          .backing_format = header.backing_format,
-          .has_data_file = header.has_data_file(),
-          .data_filename = std::string(header.data_filename())};
-}
 
 absl::Status cut_off_error() {
   return absl::OutOfRangeError(

@@ -14,6 +14,7 @@ import tempfile
 import zlib
 
 PROGRAM = bytes([0x20, 3, 0x61, 9, 0x42, 5, 0x23, 2, 0x44, 70, 6, 0, 0, 1, 6, 2])
+COMPRESSING = bytes([0xc1, 0, 0xc2, 9, 0x21, 1, 4, 0, 0xc3, 0, 0xf1, 200, 0x42, 4, 0xc5, 255])
 IDLE = bytes([6, 129, 7, 0, 0x20, 3, 6, 130, 7, 0, 6, 131, 7, 0, 6, 132])
 
 
@@ -88,6 +89,39 @@ def make_vdi_images():
         yield name, image[:0x188] + bytes(32) + image[0x1a8:4096]
 
 
+def make_qcow_images():
+    """Yields (name, bytes): small qcow images."""
+    path, backing = "image.qcow", "b"
+    with open(backing, "wb") as file:
+        file.write(b"B" * 4096)
+    # What QEMU makes: clusters of 4 KiB, and over a backing file of 512 bytes.
+    for name, more, commands in (("new", [], []),
+                                 ("written", [], ["write -P 1 512 9k", "write -P 2 60k 4k"]),
+                                 ("compressed", [], ["write -c -P 3 0 4k", "write -c -P 4 8k 4k"]),
+                                 ("overlay", ["-b", backing, "-F", "raw"],
+                                  ["write -P 5 512 1k", "write -c -P 6 3k 512"])):
+        run("qemu-img", "create", "-q", "-f", "qcow", *more, path, "64k")
+        for command in commands:
+            run("qemu-io", "-f", "qcow", "-c", command, path)
+        with open(path, "rb") as file:
+            yield name, file.read()
+    secret = ["--object", "secret,id=s,data=s"]
+    run("qemu-img", "create", "-q", "-f", "qcow", *secret,
+        "-o", "encrypt.format=aes,encrypt.key-secret=s", path, "64k")
+    run("qemu-io", *secret, "-c", "write -P 1 512 9k", "--image-opts",
+        f"driver=qcow,encrypt.key-secret=s,file.filename={path}")
+    with open(path, "rb") as file:
+        yield "encrypted", file.read()
+    # The smallest tables: each maps 32 KiB.
+    header = struct.pack(">IIQIIQBBHIQ", 0x514649fb, 1, 0, 0, 0, 1 << 18, 9, 6, 0, 0, 48)
+    with open(path, "wb") as file:
+        file.write(header + bytes(512))
+    for command in ("write -P 7 0 3k", "write -P 8 100k 1k", "write -c -P 9 200k 512"):
+        run("qemu-io", "-f", "qcow", "-c", command, path)
+    with open(path, "rb") as file:
+        yield "small_tables", file.read()
+
+
 def deflate(data):
     compressor = zlib.compressobj(level=9, wbits=-12)
     return compressor.compress(data) + compressor.flush()
@@ -124,6 +158,9 @@ def main():
                 put("tables_fuzzer", name, PROGRAM + image[512:])
         for name, image in make_vdi_images():
             put("vdi_fuzzer", name, PROGRAM + image)
+        for name, image in make_qcow_images():
+            put("qcow_fuzzer", name, PROGRAM + image)
+            put("qcow_fuzzer", name + "_compressing", COMPRESSING + image)
     # Nothing changed; another method; an extension and a header out of place.
     put("encryption_fuzzer", "same", PROGRAM)
     put("encryption_fuzzer", "aes", PROGRAM + b"\3")

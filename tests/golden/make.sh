@@ -178,11 +178,53 @@ poke vdi-zeroed.vdi $((0x184)) 02000000
 make_vdi vdi-wrong-count.vdi static=off 3M 'write -P 76 1M 4k'
 poke vdi-wrong-count.vdi $((0x184)) 02000000
 
+# qcow.  QEMU makes clusters of 4 KiB, and above a backing file of 512 bytes;
+# the other headers are made by hand.
+make_qcow() {
+  local name=$1
+  shift
+  qemu-img create -q -f qcow "$name" 1M
+  change "$name" "$@"
+}
+# craft NAME SIZE CLUSTER_BITS L2_BITS L1_BYTES [COMMAND...]
+craft_qcow() {
+  local name=$1 size=$2 cluster_bits=$3 l2_bits=$4 l1_bytes=$5
+  shift 5
+  truncate --size=$((48 + l1_bytes)) "$name"
+  poke "$name" 0 514649fb00000001
+  poke "$name" 24 "$(printf '%016x%02x%02x' "$size" "$cluster_bits" "$l2_bits")"
+  poke "$name" 40 0000000000000030
+  change "$name" "$@"
+}
+make_qcow qcow.qcow 'write -P 91 512 9k' 'write -P 92 600k 100k' \
+  'write -P 93 1023k 1k' 'write -P 94 2k 1k'
+qemu-img create -q -f qcow -b base.raw -F raw qcow-over-raw.qcow 1M
+change qcow-over-raw.qcow 'write -P 95 100k 2k' 'write -P 96 690k 20k'
+# Says that it failed, once it has written everything.
+qemu-img convert -f raw -O qcow -c data.raw qcow-compressed.qcow || true
+qemu-img compare -q -f raw -F qcow data.raw qcow-compressed.qcow
+cp qcow-compressed.qcow qcow-compressed-overwritten.qcow
+change qcow-compressed-overwritten.qcow 'write -P 97 70k 1k' \
+  'write -P 98 128k 64k'
+# The smallest tables, and the largest.
+craft_qcow qcow-small-tables.qcow $((1 << 20)) 9 6 512 \
+  'write -P 99 0 40k' 'write -P 100 900k 1k' 'write -c -P 101 200k 512'
+craft_qcow qcow-large-clusters.qcow $((4 << 20)) 16 13 512 \
+  'write -P 102 0 1k' 'write -P 103 3M 1k' 'write -c -P 104 1M 64k'
+# The disk ends with its last whole sector.
+craft_qcow qcow-odd-length.qcow 700000 12 9 512 'write -P 105 699392 512' \
+  'write -P 106 10k 10k'
+# Two clusters in one place.
+make_qcow qcow-damaged.qcow 'write -P 107 0 8k'
+poke qcow-damaged.qcow $((4096 + 8)) 0000000000002000
+make_encrypted encrypted-qcow.qcow encrypt.format=aes 1M \
+  'write -P 108 2k 9k' 'write -P 109 700k 512'
+
 rm -f text noise data.raw
 python3 "$here/manifest.py" . >manifest.json
 rm -rf "$here/images"
 mkdir "$here/images"
-for file in *.qcow2 *.vdi *.luks *.raw *.data; do
+for file in *.qcow2 *.qcow *.vdi *.luks *.raw *.data; do
   gzip -9n <"$file" >"$here/images/$file.gz"
 done
 mv manifest.json "$here/manifest.json"

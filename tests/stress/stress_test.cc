@@ -1,5 +1,5 @@
 // Mixed requests of every kind from at least eight threads, against a model,
-// over raw and qcow2.  Without a thread pool: the same on one thread.
+// over every format.  Without a thread pool: the same on one thread.
 //
 //   SPINDLE_SEED=N            repeats a run's choices
 //   SPINDLE_STRESS_SECONDS=N  or --seconds=N: for how long; all variants share
@@ -149,7 +149,34 @@ std::vector<StressVariant> all_variants() {
   encrypted.create_options = "iter-time=0";
   encrypted.fixed_length = true;
   variants.push_back(encrypted);
-  // raw and every other qcow2 where flushes go to a disk, the rest elsewhere.
+
+  // Clusters of 512 bytes, as qemu-img makes them above a backing file.
+  StressVariant qcow;
+  qcow.name = "qcow_backing_tiny_caches";
+  qcow.format = "qcow";
+  qcow.length_bytes = 2 << 20;
+  qcow.backing_format = "raw";
+  qcow.backing_bytes = (1 << 20) + 1536;
+  qcow.open_options = {{"l2-cache-size", "8192"},
+                       {"l2-cache-entry-size", "512"}};
+  qcow.most_sectors = 32;
+  variants.push_back(qcow);
+
+  qcow = StressVariant();
+  qcow.name = "qcow_compressed";
+  qcow.format = "qcow";
+  variants.push_back(qcow);
+
+  encrypted = StressVariant();
+  encrypted.name = "qcow_encrypted_over_encrypted";
+  encrypted.format = "qcow";
+  encrypted.encrypted = true;
+  encrypted.create_options = "encrypt.format=aes";
+  encrypted.backing_format = "qcow2";
+  encrypted.backing_bytes = 3 << 20;
+  encrypted.backing_options = "encrypt.format=aes,encrypt.key-secret=secret0";
+  variants.push_back(encrypted);
+  // raw and every other where flushes go to a disk, the rest elsewhere.
   for (size_t i = 1; i < variants.size(); ++i)
     variants[i].on_tmpfs = i % 2 == 1;
   return variants;

@@ -22,12 +22,12 @@ TEST(Protocols, ClaimTheirOwn) {
 
 TEST(Protocols, FileCreatesAndOpens) {
   const ScratchFile scratch;
-  ASSERT_TRUE(file_protocol()->create(scratch.path(), 1000, {}).ok());
+  ASSERT_TRUE(file_protocol()->create(scratch.path(), 1000, {}, nullptr).ok());
   const auto driver = file_protocol()->open(scratch.path(), {});
   ASSERT_TRUE(driver.ok()) << driver.status();
   EXPECT_EQ((*driver)->length_bytes(), 1000u);
   EXPECT_TRUE(absl::IsInvalidArgument(
-      file_protocol()->create(scratch.path(), 0, {{"foo", "1"}})));
+      file_protocol()->create(scratch.path(), 0, {{"foo", "1"}}, nullptr)));
   EXPECT_EQ(file_protocol()->create_options().size(), 3u);
 }
 
@@ -35,7 +35,7 @@ TEST(Protocols, AHostDeviceIsNotCreatedFromAFile) {
   const ScratchFile scratch;
   scratch.write({});
   EXPECT_TRUE(absl::IsInvalidArgument(
-      host_device_protocol()->create(scratch.path(), 512, {})));
+      host_device_protocol()->create(scratch.path(), 512, {}, nullptr)));
 }
 
 }  // namespace

@@ -47,7 +47,8 @@ TEST(RawFormat, CreatesTheLengthThatQemuCreates) {
     ASSERT_TRUE(testing::make_with_qemu({theirs.path(), "raw"}, size).ok());
     const CreateOptions options = of_size(size);
     ASSERT_TRUE(file_protocol()
-                    ->create(ours.path(), raw.initial_file_length(options), {})
+                    ->create(ours.path(), raw.initial_file_length(options), {},
+                             nullptr)
                     .ok());
     std::shared_ptr<BlockDriver> file = *file_protocol()->open(ours.path(), {});
     ASSERT_TRUE(raw.create(file, options, {}).ok());
