@@ -155,7 +155,7 @@ std::shared_ptr<BlockDriver> open_or_complain(const ImageOpener& opener,
     fail_to_open(image.name, opened.status());
     return nullptr;
   }
-  if (!options.read_only && (*opened)->read_only()) {
+  if (!options.read_only && !options.for_check && (*opened)->read_only()) {
     fail_to_open(image.name,
                  absl::InvalidArgumentError("Block node is read-only"));
     return nullptr;

@@ -183,10 +183,6 @@ absl::Status Converter::plan_target() {
   if (arguments_.skip_create) {
     create_.backing_filename = arguments_.backing_filename.value_or("");
     create_.backing_format = arguments_.backing_format.value_or("");
-    if (target_has_backing() && create_.backing_format.empty()) {
-      return absl::InvalidArgumentError(
-          "Use of backing file requires explicit backing format");
-    }
     return absl::OkStatus();
   }
   const std::string format_name = arguments_.format();

@@ -114,6 +114,11 @@ ImageFiles::Reopening ImageFiles::take_reopening(ReopenOptions* options) const {
                   .data_file = options->take_below({"data-file"}),
                   .backing = std::nullopt};
   ReopenOptions of_backing = options->take_below({"backing"});
+  if (data_file == nullptr) {
+    // Refused as the image's own.
+    for (const auto& [name, value] : parts.data_file.driver_options)
+      options->driver_options[absl::StrCat("data-file.", name)] = value;
+  }
   const bool concerns_all =
       options->direct.has_value() || options->no_flush.has_value();
   if (backing == nullptr) {

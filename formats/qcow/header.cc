@@ -8,6 +8,7 @@
 #include "absl/strings/string_view.h"
 #include "engine/access.h"
 #include "engine/byte_order.h"
+#include "engine/errors.h"
 
 namespace spindle::qcow {
 namespace {
@@ -18,6 +19,12 @@ absl::Status bad_field(absl::string_view field, uint64_t value,
       absl::StrCat("qcow: ", field, " is ", value, ": ", why));
 }
 
+// The same, with what QEMU's tools say of it.
+absl::Status bad_field(absl::string_view field, uint64_t value,
+                       absl::string_view why, absl::string_view qemu_words) {
+  return with_qemu_words(bad_field(field, value, why), qemu_words);
+}
+
 absl::Status check_magic_and_version(absl::Span<const uint8_t> head) {
   if (head.size() < kHeaderBytes) {
     return absl::InvalidArgumentError(
@@ -26,14 +33,22 @@ absl::Status check_magic_and_version(absl::Span<const uint8_t> head) {
   }
   const uint32_t magic = load_big32(&head[kMagicOffset]);
   if (magic != kMagic) {
-    return absl::InvalidArgumentError(absl::StrFormat(
-        "qcow: magic is %#010x, not %#010x: not a qcow image", magic, kMagic));
+    return with_qemu_words(
+        absl::InvalidArgumentError(
+            absl::StrFormat("qcow: magic is %#010x, not %#010x: not a qcow "
+                            "image",
+                            magic, kMagic)),
+        "Image not in qcow format");
   }
   const uint32_t version = load_big32(&head[kVersionOffset]);
   if (version != kVersion) {
-    return absl::UnimplementedError(absl::StrCat(
-        "qcow: version is ", version, "; version 1 is supported",
-        version == 2 || version == 3 ? " (this one is for qcow2)" : ""));
+    const bool is_qcow2 = version == 2 || version == 3;
+    return with_qemu_words(
+        absl::UnimplementedError(absl::StrCat(
+            "qcow: version is ", version, "; version 1 is supported",
+            is_qcow2 ? " (this one is for qcow2)" : "")),
+        absl::StrCat("qcow (v1) does not support qcow version ", version,
+                     is_qcow2 ? "\nTry the 'qcow2' driver instead." : ""));
   }
   return absl::OkStatus();
 }
@@ -41,19 +56,25 @@ absl::Status check_magic_and_version(absl::Span<const uint8_t> head) {
 // What sizes everything else.
 absl::Status check_sizes(const Header& header) {
   const auto check = [](absl::string_view field, uint64_t value, uint64_t least,
-                        uint64_t most) {
+                        uint64_t most, absl::string_view qemu_words) {
     if (value >= least && value <= most) return absl::OkStatus();
     return bad_field(field, value,
-                     absl::StrCat("must be ", least, " to ", most));
+                     absl::StrCat("must be ", least, " to ", most), qemu_words);
   };
-  absl::Status status = check("cluster_bits", header.cluster_bits,
-                              kMinClusterBits, kMaxClusterBits);
-  if (status.ok())
-    status = check("l2_bits", header.l2_bits, kMinL2Bits, kMaxL2Bits);
+  absl::Status status =
+      check("cluster_bits", header.cluster_bits, kMinClusterBits,
+            kMaxClusterBits, "Cluster size must be between 512 and 64k");
+  if (status.ok()) {
+    status = check("l2_bits", header.l2_bits, kMinL2Bits, kMaxL2Bits,
+                   "L2 table size must be between 512 and 64k");
+  }
   if (!status.ok()) return status;
   const uint64_t most =
       std::min(kMaxFileBytes, kMaxL1Entries * header.l1_entry_coverage_bytes());
-  return check("size", header.size_bytes, kMinSizeBytes, most);
+  return check("size", header.size_bytes, kMinSizeBytes, most,
+               header.size_bytes < kMinSizeBytes
+                   ? "Image size is too small (must be at least 2 bytes)"
+                   : "Image too large");
 }
 
 // The table must stand behind the header and within the file.
@@ -80,7 +101,8 @@ absl::Status check_backing_filename(const Header& header, uint64_t file_bytes) {
   if (offset == 0 || size == 0) return absl::OkStatus();
   if (size > kMaxBackingFilenameBytes) {
     return bad_field("backing_file_size", size,
-                     absl::StrCat("the limit is ", kMaxBackingFilenameBytes));
+                     absl::StrCat("the limit is ", kMaxBackingFilenameBytes),
+                     "Backing file name too long");
   }
   if (offset < kHeaderBytes) {
     return bad_field("backing_file_offset", offset,
@@ -119,9 +141,11 @@ absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> head,
   header.l1_table_offset = load_big64(&head[kL1TableOffsetOffset]);
   if (status = check_sizes(header); !status.ok()) return status;
   if (header.crypt_method > kCryptAes) {
-    return absl::UnimplementedError(
-        absl::StrCat("qcow: crypt_method is ", header.crypt_method,
-                     "; 0 (none) and 1 (AES) are supported"));
+    return with_qemu_words(
+        absl::UnimplementedError(
+            absl::StrCat("qcow: crypt_method is ", header.crypt_method,
+                         "; 0 (none) and 1 (AES) are supported")),
+        "invalid encryption method in qcow header");
   }
   status = check_l1_table(header, file_bytes);
   if (status.ok()) status = check_backing_filename(header, file_bytes);

@@ -221,6 +221,8 @@ absl::Status Qcow2Driver::load_amended() {
   if (!status.ok()) return status;
   // Its length is asked for outside the gate; what changes that says so itself.
   header_.version = header->version;
+  header_.backing_filename = header->backing_filename;
+  header_.backing_format = header->backing_format;
   header_.incompatible_features = header->incompatible_features;
   header_.compatible_features = header->compatible_features;
   header_.autoclear_features = header->autoclear_features;

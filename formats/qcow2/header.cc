@@ -420,8 +420,9 @@ const HeaderExtension* Header::find_extension(uint32_t type) const {
 bool looks_like_qcow2(absl::Span<const uint8_t> head) {
   if (head.size() < kVersion2HeaderBytes) return false;
   const uint32_t version = load_big32(&head[kVersionOffset]);
-  return load_big32(&head[kMagicOffset]) == kMagic &&
-         (version == kVersion2 || version == kVersion3);
+  // A version that is not known is for the driver to refuse: such an image must
+  // not pass for raw.
+  return load_big32(&head[kMagicOffset]) == kMagic && version >= kVersion2;
 }
 
 namespace {

@@ -121,7 +121,8 @@ struct Header {
   bool operator==(const Header&) const = default;
 };
 
-// True if `head` begins with the magic and a version that exists (2 or 3).
+// True if `head` begins with the magic and a version from 2 on; those after 3
+// do not exist yet.
 bool looks_like_qcow2(absl::Span<const uint8_t> head);
 
 // How many bytes from the start of the file parse_header() wants to see: the

@@ -157,6 +157,8 @@ std::string HeaderReader::table_words() const {
   const bool extended = (incompatible() & kIncompatibleExtendedL2) != 0;
   const uint64_t covered =
       cluster_bytes() / (extended ? 16 : 8) * cluster_bytes();
+  if (field64(kSizeOffset) > UINT64_MAX - (covered - 1))
+    return "Could not refresh total sector count: File too large";
   const uint64_t wanted = divide_round_up(field64(kSizeOffset), covered);
   if (wanted > INT32_MAX) return "Image is too big";
   if (field32(kL1SizeOffset) < wanted) return "L1 table is too small";

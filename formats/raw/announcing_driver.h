@@ -26,7 +26,8 @@ class AnnouncingDriver final : public FilterDriver {
   uint64_t try_write(const IoVector&, Sector) override { return 0; }
   absl::string_view format_name() const override { return "raw"; }
   Capabilities capabilities() const override;
-  AccessObserver* access_observer() override { return nullptr; }
+  // Who is above may announce what it does besides.
+  AccessObserver* access_observer() override { return observer_; }
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) override;
 
  private:

@@ -6,6 +6,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/wait.h>
+#include <termios.h>
 #include <unistd.h>
 
 #include "absl/time/clock.h"
@@ -46,7 +47,17 @@ TerminalSession::~TerminalSession() {
   ::close(fd_);
 }
 
+void TerminalSession::wait_until_keys_are_read() const {
+  const absl::Time end = absl::Now() + kPatience;
+  termios mode = {};
+  while (::tcgetattr(fd_, &mode) == 0 && (mode.c_lflag & ICANON) != 0 &&
+         absl::Now() < end) {
+    absl::SleepFor(absl::Milliseconds(1));
+  }
+}
+
 void TerminalSession::type(absl::string_view keys) {
+  wait_until_keys_are_read();
   line_count_before_ = screen_.lines().size();
   last_line_before_ = last_line();
   while (!keys.empty()) {

@@ -27,6 +27,8 @@ class TerminalSession {
   TerminalSession(const TerminalSession&) = delete;
   TerminalSession& operator=(const TerminalSession&) = delete;
 
+  // When the program reads single keys: it shows its prompt a moment before
+  // that, and what is typed in between is echoed by the terminal.
   void type(absl::string_view keys);
   // Until, after what was typed last, `text` stands on the last line that is
   // not empty.  False after a minute without it.
@@ -41,6 +43,7 @@ class TerminalSession {
   // False at the end, or if nothing came in that time.
   bool read_some(absl::Duration patience);
   std::string last_line() const;
+  void wait_until_keys_are_read() const;
 
   const pid_t child_;
   const int fd_;

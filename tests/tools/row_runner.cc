@@ -14,8 +14,8 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/string_view.h"
+#include "tests/support/file_difference.h"
 #include "tests/support/qemu_tools.h"
-#include "tests/tools/file_difference.h"
 
 namespace spindle::testing {
 namespace {
@@ -50,7 +50,7 @@ std::set<std::string> names_in(const std::string& folder) {
 // Without what no two runs have in common: how fast qemu-io was.
 std::string without_rates(const std::string& text) {
   static const auto* const rate = new std::regex(
-      "( ops; )[0-9:.]+ sec \\([^)]*/sec and [0-9.]+ ops/sec\\)");
+      "( ops; )[0-9:.]+(?: sec)? \\([^)]*/sec and [0-9.]+ ops/sec\\)");
   static const auto* const numbers =
       new std::regex("(^|\n)([0-9]+,[0-9]+,)[0-9:.]+,[0-9.]+,[0-9.]+(?=\n)");
   return std::regex_replace(std::regex_replace(text, *rate, "$1(rate)"),

@@ -89,7 +89,7 @@ TEST(BlkdebugConfig, RefusesWhatMakesNoSense) {
       {{{"inject-error.0.event", "none"}, {"inject-error.0.foo", "1"}},
        "'inject-error' does not support the option 'foo'"},
       {{{"inject-error.0.event", "none"}, {"inject-error.0.errno", "-1"}},
-       "'errno'"},
+       "errno is out of range"},
       {{{"inject-error.0.event", "none"},
         {"inject-error.0.errno", "9999999999"}},
        "errno is out of range"},

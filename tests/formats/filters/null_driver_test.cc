@@ -89,7 +89,7 @@ TEST(NullDriver, RefusesOptionsThatMakeNoSense) {
       {{{"foo", "1"}}, "does not support the option 'foo'"},
       {{{"size", "-5"}}, "'size'"},
       {{{"size", "9223372036854775808"}}, "size is invalid"},
-      {{{"latency-ns", "-1"}}, "'latency-ns'"},
+      {{{"latency-ns", "-1"}}, "latency-ns is invalid"},
       {{{"latency-ns", "9223372036854775808"}}, "latency-ns is invalid"},
       {{{"read-zeroes", "maybe"}}, "'read-zeroes'"},
   };

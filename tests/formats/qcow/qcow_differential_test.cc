@@ -60,11 +60,12 @@ class RawFile : public ScratchImage {
   }
 };
 
-void expect_same_facts(const std::string& path) {
+// QEMU asks for each cluster by itself: not the map of a disk that is large.
+void expect_same_facts(const std::string& path, bool is_large = false) {
   for (const char* output : {"--output=human", "--output=json"}) {
     expect_same_output({"info", output, path});
     expect_same_output({"info", output, "-f", "qcow", path});
-    expect_same_output({"map", output, "-f", "qcow", path});
+    if (!is_large) expect_same_output({"map", output, "-f", "qcow", path});
   }
 }
 
@@ -105,7 +106,7 @@ TEST(QcowCreate, GivesQemusBytes) {
       SCOPED_TRACE(absl::StrCat(size, overlay ? " over a backing file" : ""));
       EXPECT_EQ(create(Whose::kOurs, ours), create(Whose::kQemus, theirs));
       EXPECT_TRUE(ours.content() == theirs.content());
-      expect_same_facts(theirs.path());
+      expect_same_facts(theirs.path(), absl::string_view(size) == "3T");
       EXPECT_EQ(ours.check(), absl::OkStatus());
     }
   }

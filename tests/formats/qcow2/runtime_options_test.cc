@@ -115,7 +115,7 @@ TEST(RuntimeOptions, RefusesAndNamesTheOption) {
       {{{"l2-cache-size", ""}}, "l2-cache-size"},
       {{{"l2-cache-size", "x"}}, "l2-cache-size"},
       {{{"l2-cache-size", "-1"}}, "l2-cache-size"},
-      {{{"l2-cache-size", "1.5M"}}, "l2-cache-size"},
+      {{{"l2-cache-size", "1.5"}}, "l2-cache-size"},
       {{{"l2-cache-size", "k"}}, "l2-cache-size"},
       {{{"l2-cache-size", "18446744073709551616"}}, "l2-cache-size"},
       {{{"refcount-cache-size", "99999999999G"}}, "refcount-cache-size"},

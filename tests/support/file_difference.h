@@ -2,8 +2,8 @@
 // long.
 //
 // Thread safety: a function without state.
-#ifndef SPINDLE_TESTS_TOOLS_FILE_DIFFERENCE_H_
-#define SPINDLE_TESTS_TOOLS_FILE_DIFFERENCE_H_
+#ifndef SPINDLE_TESTS_SUPPORT_FILE_DIFFERENCE_H_
+#define SPINDLE_TESTS_SUPPORT_FILE_DIFFERENCE_H_
 
 #include <string>
 
@@ -15,4 +15,4 @@ std::string find_file_difference(const std::string& expected,
 
 }  // namespace spindle::testing
 
-#endif  // SPINDLE_TESTS_TOOLS_FILE_DIFFERENCE_H_
+#endif  // SPINDLE_TESTS_SUPPORT_FILE_DIFFERENCE_H_

@@ -1,4 +1,4 @@
-#include "tests/tools/file_difference.h"
+#include "tests/support/file_difference.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
