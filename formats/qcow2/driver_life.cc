@@ -47,6 +47,8 @@ absl::Status Qcow2Driver::load_with(const OpenOptions& options,
 absl::Status Qcow2Driver::change_options(ReopenOptions options) {
   options.read_only = read_only();
   const ImageFiles::Reopening files = files_.take_reopening(&options);
+  if (options.driver_options.count(std::string(kDataFileOption)) != 0)
+    return options.refuse_options();
   OpenOptions after = options_;
   after.direct = options.direct.value_or(after.direct);
   after.no_flush = options.no_flush.value_or(after.no_flush);

@@ -102,7 +102,8 @@ Arguments random_commands(std::mt19937_64& random, bool may_compress,
 
 TEST(Map, EqualsQemusForChainsOfThree) {
   std::mt19937_64 random(testing::test_seed());
-  for (int round = 0; round < 40; ++round) {
+  const int rounds = std::getenv("SPINDLE_LONG") != nullptr ? 200 : 15;
+  for (int round = 0; round < rounds; ++round) {
     Chain chain;
     for (int level = 0; level < 3; ++level) {
       const bool raw = level == 0 && random() % 2 == 0;

@@ -26,7 +26,7 @@ def rows_test(name, shard_count = 1, tags = [], needs_threads = False):
         }),
         # Other people's programs take most of the time, and a sanitizer starts
         # ours slowly: what these programs call is tested by itself.
-        tags = tags + ["no-sanitize"],
+        tags = tags + ["default-only"],
         deps = [
             ":row_file",
             ":row_runner",

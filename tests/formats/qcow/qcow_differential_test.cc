@@ -88,7 +88,7 @@ void expect_same_content(const ImageFile& image) {
 
 TEST(QcowCreate, GivesQemusBytes) {
   std::mt19937_64 random(test_seed());
-  const RawFile base(70000, &random);
+  const RawFile base(70144, &random);
   for (const char* size :
        {"1", "511", "512", "1000", "1M", "2M", "2097664", "10G", "3T"}) {
     for (const bool overlay : {false, true}) {
@@ -111,11 +111,12 @@ TEST(QcowCreate, GivesQemusBytes) {
     }
   }
   // As long as what it lies over, in whole sectors.
+  const RawFile odd(70000, &random);
   const Qcow ours;
   const Qcow theirs;
   for (const Whose whose : kBoth) {
     const SeparateResult result = run_program(
-        whose, {"create", "-f", "qcow", "-b", base.path(), "-F", "raw",
+        whose, {"create", "-f", "qcow", "-b", odd.path(), "-F", "raw",
                 (whose == Whose::kOurs ? ours : theirs).path()});
     EXPECT_EQ(result.exit_code, 0) << result.errors;
   }
