@@ -149,12 +149,16 @@ bool ModelDisk::replaces(const Value& later, const Value& earlier,
   return earlier_ended != 0 && earlier_ended < by.submit;
 }
 
-bool ModelDisk::is_replaced(const std::vector<Value>& values,
-                            const Value& value, size_t byte, uint64_t time) {
-  return std::any_of(values.begin(), values.end(), [&](const Value& later) {
-    return later.first <= byte && byte < later.last &&
-           replaces(later, value, time);
-  });
+ModelDisk::ByteSet ModelDisk::replaced_bytes(const std::vector<Value>& values,
+                                             const Value& value,
+                                             uint64_t time) {
+  ByteSet replaced{};
+  for (const Value& later : values) {
+    if (!replaces(later, value, time)) continue;
+    std::fill(replaced.begin() + later.first, replaced.begin() + later.last,
+              true);
+  }
+  return replaced;
 }
 
 void ModelDisk::forget_replaced(std::vector<Value>* values, uint64_t horizon) {
@@ -265,9 +269,12 @@ std::optional<ModelDisk::Mismatch> ModelDisk::judge_sector(
     content_of(*value, sector, &content);
     const size_t begin = std::max<size_t>(first, value->first);
     const size_t end = std::min<size_t>(first + data.size(), value->last);
+    std::optional<ByteSet> replaced;
     for (size_t byte = begin; byte < end; ++byte) {
       if (explained[byte] || content[byte] != data[byte - first]) continue;
-      if (is_replaced(*values, *value, byte, read.submit)) continue;
+      if (!replaced.has_value())
+        replaced = replaced_bytes(*values, *value, read.submit);
+      if ((*replaced)[byte]) continue;
       explained[byte] = true;
       --left;
     }
@@ -338,10 +345,9 @@ ModelDisk::ByteSet ModelDisk::matching_bytes(const Value& value,
     return matches;
   SectorBytes content;
   content_of(value, sector, &content);
-  for (size_t byte = value.first; byte < value.last; ++byte) {
-    matches[byte] =
-        content[byte] == data[byte] && !is_replaced(values, value, byte, time);
-  }
+  const ByteSet replaced = replaced_bytes(values, value, time);
+  for (size_t byte = value.first; byte < value.last; ++byte)
+    matches[byte] = content[byte] == data[byte] && !replaced[byte];
   return matches;
 }
 
@@ -360,7 +366,7 @@ std::string ModelDisk::explain(const std::vector<Value>& values,
         " #", value.change->stamp, " of [", value.change->range.offset, ", ",
         value.change->range.end(), ") during [", value.change->submit, ", ",
         value.change->complete.load(), "] gives ", content[byte],
-        is_replaced(values, value, byte, time) ? ", replaced" : "",
+        replaced_bytes(values, value, time)[byte] ? ", replaced" : "",
         value.ruled_out != 0 && value.ruled_out < time ? ", ruled out" : "",
         value.change->outcome == Outcome::kDone ? "" : ", not done");
   }

@@ -161,9 +161,9 @@ class ModelDisk {
   void add_values(const ChangeRef& change, std::vector<Value>* values,
                   uint16_t first, uint16_t last, uint64_t horizon);
   Value initial_value() const;
-  // True if `value` was replaced at byte `byte` for reads from `time` on.
-  static bool is_replaced(const std::vector<Value>& values, const Value& value,
-                          size_t byte, uint64_t time);
+  // Where `value` was replaced for reads from `time` on.
+  static ByteSet replaced_bytes(const std::vector<Value>& values,
+                                const Value& value, uint64_t time);
   static bool replaces(const Value& later, const Value& earlier, uint64_t time);
   static void forget_replaced(std::vector<Value>* values, uint64_t horizon);
   void content_of(const Value& value, uint64_t sector, SectorBytes* out) const;
