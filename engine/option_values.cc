@@ -35,11 +35,17 @@ absl::string_view take_digits(absl::string_view* text) {
   return digits;
 }
 
-std::optional<uint64_t> parse_hexadecimal(absl::string_view digits) {
+// Behind "0x".  Letters that are digits ('b', 'e') are no suffixes.
+std::optional<uint64_t> parse_hexadecimal(absl::string_view text) {
+  size_t count = 0;
+  while (count < text.size() && absl::ascii_isxdigit(text[count])) ++count;
+  const std::optional<uint32_t> exponent = suffix_exponent(text.substr(count));
   uint64_t value = 0;
-  if (digits.empty() || !absl::ascii_isxdigit(digits[0])) return std::nullopt;
-  if (!absl::SimpleHexAtoi(digits, &value)) return std::nullopt;
-  return value;
+  if (count == 0 || !exponent.has_value() ||
+      !absl::SimpleHexAtoi(text.substr(0, count), &value)) {
+    return std::nullopt;
+  }
+  return checked_multiply(value, uint64_t{1} << (10 * *exponent));
 }
 
 // What ".5" is of `unit`, rounded; digits beyond a double's precision are lost.

@@ -20,11 +20,31 @@ namespace {
 // Digits and perhaps one of parse_size()'s suffixes: a size, if too large a
 // one.
 bool is_number_with_suffix(absl::string_view text) {
+  const bool is_hexadecimal = absl::StartsWithIgnoreCase(text, "0x");
+  if (is_hexadecimal) text.remove_prefix(2);
+  const absl::string_view suffixes = is_hexadecimal ? "kmgtp" : "bkmgtpe";
   if (!text.empty() &&
-      absl::StrContains("bkmgtpe", absl::ascii_tolower(text.back()))) {
+      absl::StrContains(suffixes, absl::ascii_tolower(text.back()))) {
     text.remove_suffix(1);
   }
-  return !text.empty() && text.find_first_not_of("0123456789") == text.npos;
+  const absl::string_view digits =
+      is_hexadecimal ? "0123456789abcdefABCDEF" : "0123456789";
+  return !text.empty() && text.find_first_not_of(digits) == text.npos;
+}
+
+// As QEMU's tools do, also where something wrong follows.
+void warn_of_hexadecimal_suffix(absl::string_view text) {
+  absl::string_view rest = absl::StripLeadingAsciiWhitespace(text);
+  if (!absl::StartsWithIgnoreCase(rest, "0x")) return;
+  rest.remove_prefix(2);
+  size_t count = 0;
+  while (count < rest.size() && absl::ascii_isxdigit(rest[count])) ++count;
+  if (count == 0 || count == rest.size() ||
+      !absl::StrContains("kmgtp", absl::ascii_tolower(rest[count]))) {
+    return;
+  }
+  warn(absl::StrCat("Using a multiplier suffix on hex numbers is deprecated: ",
+                    text));
 }
 
 std::string& name_of_program() {
@@ -75,6 +95,7 @@ std::string human_size(uint64_t bytes) {
 SizeArgument parse_size_argument(absl::string_view text) {
   constexpr uint64_t kMax = std::numeric_limits<int64_t>::max();
   SizeArgument size;
+  warn_of_hexadecimal_suffix(text);
   size.value = parse_size(text);
   if (size.value.has_value() && *size.value <= kMax) return size;
   size.too_large = size.value.has_value() || is_number_with_suffix(text);
@@ -104,6 +125,7 @@ absl::StatusOr<uint64_t> parse_image_size(absl::string_view text) {
 
 absl::StatusOr<uint64_t> parse_size_parameter(absl::string_view name,
                                               absl::string_view text) {
+  warn_of_hexadecimal_suffix(text);
   if (!parse_size(text).has_value() && is_number_with_suffix(text)) {
     return absl::InvalidArgumentError(absl::StrCat(
         "Value '", text, "' is out of range for parameter '", name, "'"));

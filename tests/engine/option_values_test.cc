@@ -30,6 +30,9 @@ TEST(ParseSize, ReadsNumbersWithSuffixes) {
       {"0.5M", 524288},
       {"1.0b", 1},
       {"0x200", 512},
+      {"0x2k", 2048},
+      {"0X1b", 27},
+      {"0x1E", 30},
       {" 5", 5},
       {"18446744073709551615", UINT64_MAX},
   };
@@ -41,7 +44,8 @@ TEST(ParseSize, ReadsNumbersWithSuffixes) {
 TEST(ParseSize, RefusesEverythingElse) {
   for (const char* text :
        {"", "k", "-1", "1q", "1kk", "1k ", "1.5", "0.1b", "1e3", "16E",
-        "18446744073709551616", "0x", "0xg", "0x1k", "one", "."}) {
+        "18446744073709551616", "0x", "0xg", "0x1kk", "0x1.5k",
+        "0x400000000000000k", "one", "."}) {
     EXPECT_EQ(parse_size(text), std::nullopt) << text;
   }
 }
