@@ -1,5 +1,6 @@
 #include "engine/option_list.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <utility>
 
@@ -10,7 +11,7 @@ namespace spindle {
 namespace {
 
 // Up to a comma that stands alone, which goes too.
-std::string take_item(absl::string_view* text) {
+std::string take_value(absl::string_view* text) {
   std::string item;
   while (!text->empty()) {
     const char c = text->front();
@@ -30,27 +31,29 @@ std::vector<OptionItem> split_option_list(absl::string_view text,
                                           absl::string_view implied_name) {
   std::vector<OptionItem> items;
   for (bool is_first = true; !text.empty(); is_first = false) {
-    std::string item = take_item(&text);
-    const size_t equals = item.find('=');
-    if (equals != std::string::npos) {
-      items.push_back({item.substr(0, equals), item.substr(equals + 1), {}});
+    const size_t name_end = std::min(text.find_first_of("=,"), text.size());
+    const std::string name(text.substr(0, name_end));
+    if (name_end < text.size() && text[name_end] == '=') {
+      text.remove_prefix(name_end + 1);
+      items.push_back({name, take_value(&text), {}, false});
     } else if (is_first && !implied_name.empty()) {
-      items.push_back({std::string(implied_name), std::move(item), {}});
-    } else if (absl::StartsWith(item, "no")) {
-      items.push_back({item.substr(2), "off", item});
+      items.push_back(
+          {std::string(implied_name), take_value(&text), {}, false});
     } else {
-      items.push_back({item, "on", item});
+      text.remove_prefix(std::min(name_end + 1, text.size()));
+      const bool is_off = absl::StartsWith(name, "no");
+      items.push_back({is_off ? name.substr(2) : name, is_off ? "off" : "on",
+                       name, /*is_short=*/true});
     }
   }
   return items;
 }
 
 bool asks_for_help(absl::string_view text) {
-  while (!text.empty()) {
-    const std::string item = take_item(&text);
-    if (item == "help" || item == "?") return true;
-  }
-  return false;
+  const std::vector<OptionItem> items = split_option_list(text);
+  return std::any_of(items.begin(), items.end(), [](const OptionItem& item) {
+    return item.short_form == "help" || item.short_form == "?";
+  });
 }
 
 std::string escape_option_value(absl::string_view value) {

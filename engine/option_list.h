@@ -18,6 +18,7 @@ struct OptionItem {
   // What stood there, if it had no '=': "name", which means "on", or "noname",
   // which means "off".
   std::string short_form;
+  bool is_short = false;  // even if that is empty: ",,"
 };
 
 // In order; of an option that is there twice, the last counts.  A first item

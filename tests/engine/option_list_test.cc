@@ -14,8 +14,8 @@ namespace {
 std::string read(const std::string& text, const std::string& implied = "") {
   std::vector<std::string> items;
   for (const OptionItem& item : split_option_list(text, implied)) {
-    items.push_back(absl::StrCat(item.name, "=", item.value,
-                                 item.short_form.empty() ? "" : "!"));
+    items.push_back(
+        absl::StrCat(item.name, "=", item.value, item.is_short ? "!" : ""));
   }
   return absl::StrJoin(items, " ");
 }
@@ -26,6 +26,13 @@ TEST(OptionList, SplitsAtSingleCommas) {
   EXPECT_EQ(read("a=,"), "a=");
   EXPECT_EQ(read(""), "");
   EXPECT_EQ(read("=x"), "=x");
+}
+
+TEST(OptionList, NamesHaveNoEscapes) {
+  EXPECT_EQ(read(",,"), "=on! =on!");
+  EXPECT_EQ(read("a,,b"), "a=on! =on! b=on!");
+  EXPECT_EQ(read("a=1,b,,c=2"), "a=1 b=on! =on! c=2");
+  EXPECT_EQ(read("a,,b=c", "file"), "file=a,b=c");
 }
 
 TEST(OptionList, ShortFormsMeanOnOrOff) {
