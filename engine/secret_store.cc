@@ -70,7 +70,24 @@ absl::StatusOr<Properties> parse_properties(absl::string_view text) {
   return properties;
 }
 
+// The checks come in the order of QEMU's: of several mistakes, both name the
+// same.
 absl::Status check_names(const Properties& properties) {
+  if (properties.count("id") == 0) {
+    return with_qemu_words(
+        absl::InvalidArgumentError("a secret has no property 'id'"),
+        "Parameter 'id' is missing");
+  }
+  const auto format = properties.find("format");
+  if (format != properties.end() && format->second != "raw" &&
+      format->second != "base64") {
+    return with_qemu_words(
+        absl::InvalidArgumentError(
+            absl::StrCat("format '", format->second,
+                         "' of a secret is neither 'raw' nor 'base64'")),
+        absl::StrCat("Parameter 'format' does not accept value '",
+                     format->second, "'"));
+  }
   for (const auto& [name, value] : properties) {
     if (name == "keyid" || name == "iv") {
       return absl::UnimplementedError(
@@ -84,17 +101,19 @@ absl::Status check_names(const Properties& properties) {
           absl::StrCat("Parameter '", name, "' is unexpected"));
     }
   }
+  return absl::OkStatus();
+}
+
+absl::Status check_sources(const Properties& properties) {
   const size_t sources = properties.count("data") + properties.count("file") +
                          properties.count("env");
-  if (sources != 1) {
-    return with_qemu_words(
-        absl::InvalidArgumentError(absl::StrCat(
-            "a secret has one of the properties 'data', 'file' and 'env', not ",
-            sources, " of them")),
-        sources == 0 ? "Either 'file' or 'data' must be provided"
-                     : "'file' and 'data' are mutually exclusive");
-  }
-  return absl::OkStatus();
+  if (sources == 1) return absl::OkStatus();
+  return with_qemu_words(
+      absl::InvalidArgumentError(absl::StrCat(
+          "a secret has one of the properties 'data', 'file' and 'env', not ",
+          sources, " of them")),
+      sources == 0 ? "Either 'file' or 'data' must be provided"
+                   : "'file' and 'data' are mutually exclusive");
 }
 
 absl::StatusOr<SecretBytes> read_whole(const std::string& filename) {
@@ -140,15 +159,7 @@ absl::StatusOr<SecretBytes> load(const Properties& properties) {
   return SecretBytes::copy_of(value);
 }
 
-absl::StatusOr<SecretBytes> decode(SecretBytes raw, const std::string& format) {
-  if (format == "raw") return raw;
-  if (format != "base64") {
-    return with_qemu_words(
-        absl::InvalidArgumentError(absl::StrCat(
-            "format '", format, "' of a secret is neither 'raw' nor 'base64'")),
-        absl::StrCat("Parameter 'format' does not accept value '", format,
-                     "'"));
-  }
+absl::StatusOr<SecretBytes> decode_base64(const SecretBytes& raw) {
   std::string decoded;
   decoded.reserve(raw.size());
   const bool good = absl::Base64Unescape(
@@ -166,7 +177,7 @@ absl::StatusOr<SecretBytes> decode(SecretBytes raw, const std::string& format) {
 
 }  // namespace
 
-absl::Status SecretStore::add(const std::string& id, SecretBytes secret) {
+absl::Status SecretStore::check_id(const std::string& id) const {
   if (id.empty() || !absl::ascii_isalpha(static_cast<unsigned char>(id[0]))) {
     return with_qemu_words(
         absl::InvalidArgumentError(absl::StrCat(
@@ -175,20 +186,23 @@ absl::Status SecretStore::add(const std::string& id, SecretBytes secret) {
         "Identifiers consist of letters, digits, '-', '.', '_', starting with "
         "a letter.");
   }
+  if (secrets_.count(id) == 0) return absl::OkStatus();
+  return with_qemu_words(absl::AlreadyExistsError(absl::StrCat(
+                             "there is a secret '", id, "' already")),
+                         absl::StrCat("attempt to add duplicate property '", id,
+                                      "' to object (type 'container')"));
+}
+
+absl::Status SecretStore::add(const std::string& id, SecretBytes secret) {
+  absl::Status status = check_id(id);
+  if (!status.ok()) return status;
   if (secret.size() > kMaxSecretBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("secret '", id, "' has ", secret.size(),
                      " bytes; the limit is ", kMaxSecretBytes));
   }
-  const bool added =
-      secrets_
-          .emplace(id, std::make_shared<const SecretBytes>(std::move(secret)))
-          .second;
-  if (added) return absl::OkStatus();
-  return with_qemu_words(absl::AlreadyExistsError(absl::StrCat(
-                             "there is a secret '", id, "' already")),
-                         absl::StrCat("attempt to add duplicate property '", id,
-                                      "' to object (type 'container')"));
+  secrets_.emplace(id, std::make_shared<const SecretBytes>(std::move(secret)));
+  return status;
 }
 
 absl::Status SecretStore::add_object(absl::string_view text) {
@@ -197,20 +211,18 @@ absl::Status SecretStore::add_object(absl::string_view text) {
   const auto wiper = absl::MakeCleanup([&] { wipe_all(&*properties); });
   absl::Status status = check_names(*properties);
   if (!status.ok()) return status;
-  const auto id = properties->find("id");
-  if (id == properties->end())
-    return with_qemu_words(
-        absl::InvalidArgumentError("a secret has no property 'id'"),
-        "Parameter 'id' is missing");
+  const std::string& id = properties->at("id");
+  status = check_id(id);
+  if (status.ok()) status = check_sources(*properties);
+  if (!status.ok()) return status;
   absl::StatusOr<SecretBytes> secret = load(*properties);
   if (!secret.ok()) return secret.status();
   const auto format = properties->find("format");
-  secret = decode(*std::move(secret),
-                  format == properties->end() ? "raw" : format->second);
+  if (format != properties->end() && format->second == "base64")
+    secret = decode_base64(*secret);
   if (!secret.ok())
-    return with_context(secret.status(),
-                        absl::StrCat("secret '", id->second, "'"));
-  return add(id->second, *std::move(secret));
+    return with_context(secret.status(), absl::StrCat("secret '", id, "'"));
+  return add(id, *std::move(secret));
 }
 
 absl::StatusOr<std::shared_ptr<const SecretBytes>> SecretStore::find(

@@ -40,6 +40,9 @@ class SecretStore {
       absl::string_view id) const;
 
  private:
+  // Whether add() takes it.
+  absl::Status check_id(const std::string& id) const;
+
   std::map<std::string, std::shared_ptr<const SecretBytes>, std::less<>>
       secrets_;
 };
