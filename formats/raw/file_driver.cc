@@ -15,6 +15,7 @@
 #include "absl/strings/str_cat.h"
 #include "engine/aligned_buffer.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 
 namespace spindle {
 namespace {
@@ -23,6 +24,12 @@ namespace {
 constexpr uint64_t kBlockBytes = 4096;
 constexpr uint64_t kZeroBufferBytes = uint64_t{256} << 10;
 constexpr uint64_t kLongestFile = std::numeric_limits<int64_t>::max();
+
+absl::Status truncation_error(const PosixFile& file, int error_number) {
+  return with_qemu_words(
+      file.error(error_number, "ftruncate"),
+      absl::StrCat("Could not resize file: ", std::strerror(error_number)));
+}
 
 bool means_unsupported(int error_number) {
   return error_number == EOPNOTSUPP || error_number == ENOSYS ||
@@ -201,12 +208,12 @@ absl::StatusOr<BlockStatus> FileDriver::block_status(ByteRange range,
 
 absl::Status FileDriver::set_length(uint64_t length_bytes, SetLengthMode mode) {
   ABSL_ASSERT(!read_only());
-  if (length_bytes > kLongestFile) return file().error(EFBIG, "ftruncate");
+  if (length_bytes > kLongestFile) return truncation_error(file(), EFBIG);
   if (mode == SetLengthMode::kGrowOnly) return grow_to(length_bytes);
 
   absl::MutexLock lock(&growth_mutex_);
   while (::ftruncate(file().fd(), static_cast<off_t>(length_bytes)) != 0) {
-    if (errno != EINTR) return file().error(errno, "ftruncate");
+    if (errno != EINTR) return truncation_error(file(), errno);
   }
   set_known_length(length_bytes);
   return absl::OkStatus();
@@ -220,8 +227,10 @@ absl::Status FileDriver::resize(uint64_t length_bytes,
   if (preallocation == Preallocation::kMetadata)
     return absl::UnimplementedError("Unsupported preallocation mode: metadata");
   if (length_bytes < old_length) {
-    return absl::InvalidArgumentError(
-        "Preallocation can't be used for shrinking an image");
+    return with_qemu_words(
+        absl::InvalidArgumentError(
+            "Preallocation can't be used for shrinking an image"),
+        "Cannot use preallocation for shrinking files");
   }
   absl::Status status =
       grow_with_space({old_length, length_bytes - old_length}, preallocation);
