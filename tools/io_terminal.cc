@@ -77,7 +77,12 @@ TerminalInput::TerminalInput(std::string prompt, std::vector<std::string> words,
   ::el_set(
       line_, EL_ADDFN, "complete-command", "completes a command's name",
       +[](EditLine* line, int) { return of(line)->complete(); });
+  // Also where a line has been typed.
+  ::el_set(
+      line_, EL_ADDFN, "end-input", "ends the input",
+      +[](EditLine*, int) { return static_cast<unsigned char>(CC_EOF); });
   ::el_set(line_, EL_BIND, "^I", "complete-command", nullptr);
+  ::el_set(line_, EL_BIND, "^D", "end-input", nullptr);
   ::el_set(line_, EL_BIND, "^R", "ed-redisplay", nullptr);
 }
 

@@ -107,6 +107,8 @@ TEST_F(AtATerminal, RunsLines) {
 
 TEST_F(AtATerminal, EndsAtTheEndOfTheInput) {
   expect_same({{"length\r"}, {"\x04", ""}});
+  expect_same({{"leng", "qemu-io> leng"}, {"\x04", ""}});
+  expect_same({{"leng", "qemu-io> leng"}, {"\x01\x04", ""}});
 }
 
 TEST_F(AtATerminal, EditsTheLine) {
@@ -117,7 +119,7 @@ TEST_F(AtATerminal, EditsTheLine) {
        {"\r"},
        {"xlengthy", begin + "xlengthy"},
        {"\x7f", begin + "xlength"},
-       {"\x01\x04", begin + "length"},
+       {absl::StrCat("\x01", kRight, "\x7f"), begin + "length"},
        {absl::StrCat(kRight, "\x05\r")},
        {"read 0 512 1 2", begin + "read 0 512 1 2"},
        {absl::StrCat(kLeft, kLeft, kLeft, kLeft, "\x0b"), begin + "read 0 512"},
