@@ -71,20 +71,6 @@ bool is_guessed(const ImageArgument& image) {
   return image.format.empty() && nodes_of(image).count("driver") == 0;
 }
 
-void warn_of_guess(const std::string& filename) {
-  std::fflush(stdout);
-  std::fprintf(
-      stderr,
-      "WARNING: Image format was not specified for '%s' and probing guessed "
-      "raw.\n"
-      "         Automatically detecting the format is dangerous for raw "
-      "images, "
-      "write operations on block 0 will be restricted.\n"
-      "         Specify the 'raw' format explicitly to remove the "
-      "restrictions.\n",
-      filename.c_str());
-}
-
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<const SecretStore>> load_secrets(
@@ -160,11 +146,26 @@ std::shared_ptr<BlockDriver> open_or_complain(const ImageOpener& opener,
                  absl::InvalidArgumentError("Block node is read-only"));
     return nullptr;
   }
-  if (!(*opened)->read_only() && (*opened)->format_name() == "raw" &&
-      is_guessed(image)) {
-    warn_of_guess((*opened)->filename());
-  }
+  warn_if_guessed(image, **opened);
   return *std::move(opened);
+}
+
+void warn_if_guessed(const ImageArgument& image, const BlockDriver& opened) {
+  if (!is_guessed(image) || opened.read_only() ||
+      opened.format_name() != "raw") {
+    return;
+  }
+  std::fflush(stdout);
+  std::fprintf(
+      stderr,
+      "WARNING: Image format was not specified for '%s' and probing guessed "
+      "raw.\n"
+      "         Automatically detecting the format is dangerous for raw "
+      "images, "
+      "write operations on block 0 will be restricted.\n"
+      "         Specify the 'raw' format explicitly to remove the "
+      "restrictions.\n",
+      opened.filename().c_str());
 }
 
 std::shared_ptr<BlockDriver> open_snapshot_or_complain(
@@ -195,7 +196,7 @@ OptionMap parse_image_opts(const std::string& text, ShortForms short_forms,
                            absl::string_view implied_name) {
   OptionMap options;
   for (const OptionItem& item : split_option_list(text, implied_name)) {
-    if (!item.short_form.empty() && short_forms == ShortForms::kWarnedOf) {
+    if (item.is_short && short_forms == ShortForms::kWarnedOf) {
       warn(absl::StrCat("short-form boolean option '", item.short_form,
                         "' deprecated\nPlease use ", item.name, "=", item.value,
                         " instead"));

@@ -57,9 +57,12 @@ std::string display_name(const ImageArgument& image,
                          const std::string& filename,
                          const std::string& format);
 
-// The same; what is wrong is said on standard error, and the result null.  Of a
-// raw image whose format was guessed, and which may be written to, the user is
-// warned.
+// Warns the user of a raw image whose format was guessed, and which may be
+// written to: `opened` is `image`.
+void warn_if_guessed(const ImageArgument& image, const BlockDriver& opened);
+
+// As open_image(); what is wrong is said on standard error, and the result
+// null.  Calls warn_if_guessed().
 std::shared_ptr<BlockDriver> open_or_complain(const ImageOpener& opener,
                                               const ImageArgument& image,
                                               const OpenOptions& options);

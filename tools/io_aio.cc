@@ -1,6 +1,7 @@
 // The commands of spindle-io that submit a request and do not wait for it.
 #include <cstdio>
 #include <memory>
+#include <numeric>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -123,6 +124,12 @@ IoOutcome run_aio_write(IoCall& call) {
   if (!offset.has_value()) return IoOutcome::kFailed;
   const auto lengths = lengths_to_write(call, *flags);
   if (!lengths.has_value()) return IoOutcome::kFailed;
+  if (!flags->may_unmap) {
+    const absl::Status grown = call.image->grow_within_sector(
+        *offset,
+        std::accumulate(lengths->begin(), lengths->end(), uint64_t{0}));
+    if (!grown.ok()) return report_failure("aio_write", grown);
+  }
   auto request =
       std::make_shared<IoRequest>(*call.image, *flags, *offset, *lengths,
                                   flags->pattern.value_or(kWritePattern));

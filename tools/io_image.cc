@@ -103,6 +103,18 @@ IoVector IoImage::inside(const IoVector& qiov, uint64_t offset) const {
   return qiov.slice(0, std::min(qiov.length_bytes(), left));
 }
 
+absl::Status IoImage::grow_within_sector(uint64_t offset, uint64_t length) {
+  if (length == 0 || is_outside(offset, length) ||
+      offset + length <= device_->length_bytes() ||
+      device_->driver().format_name() != "raw") {
+    return absl::OkStatus();
+  }
+  // A change of length waits for what is under way, which may be stopped.
+  if (!collect_all()) return absl::OkStatus();
+  const absl::Status status = device_->set_length(offset + length);
+  return absl::IsUnimplemented(status) ? absl::OkStatus() : status;
+}
+
 absl::Status IoImage::reopen(Changes changes) {
   OptionMap& options = changes.options;
   for (auto it = options.begin(); it != options.end();) {

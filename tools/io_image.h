@@ -62,6 +62,9 @@ class IoImage {
   // A request that is not empty may have nothing in it.
   IoVector inside(const IoVector& qiov, uint64_t offset) const;
   bool is_outside(uint64_t offset, uint64_t length) const;
+  // Makes a raw image that does not end with a sector as long as what is to be
+  // written into its last one wants it.
+  absl::Status grow_within_sector(uint64_t offset, uint64_t length);
   // By which its own file can be opened once more.
   std::string own_filename() const;
 

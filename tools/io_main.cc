@@ -113,10 +113,9 @@ class ArgumentReader {
     result_.has_image = optind < argc;
     if (!result_.has_image) return result_;
     if (result_.image_opts) {
-      result_.target.options =
-          spindle::parse_image_opts(
-              argv[optind], spindle::ShortForms::kWarnedOf,
-              /*implied_name=*/"");
+      result_.target.options = spindle::parse_image_opts(
+          argv[optind], spindle::ShortForms::kWarnedOf,
+          /*implied_name=*/"");
     } else {
       result_.target.filename = argv[optind];
     }

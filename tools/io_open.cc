@@ -44,7 +44,7 @@ std::optional<IoTarget> parse_open(IoCall& call) {
     if (!add_options(call.argv[optind], &target.options)) return std::nullopt;
   } else if (optind == call.argc - 1) {
     target.filename = call.argv[optind];
-  } else if (optind != call.argc || target.options.empty()) {
+  } else if (optind != call.argc) {
     show_usage(call);
     return std::nullopt;
   }

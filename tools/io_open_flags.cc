@@ -63,7 +63,8 @@ std::string apply_open_flag(int option, const char* value, IoTarget* target) {
 }
 
 bool add_options(absl::string_view list, OptionMap* options) {
-  OptionMap added = parse_image_opts(std::string(list), ShortForms::kWarnedOf, "");
+  OptionMap added =
+      parse_image_opts(std::string(list), ShortForms::kWarnedOf, "");
   if (added.count("id") != 0) {
     fail("Invalid parameter 'id'");
     return false;

@@ -53,9 +53,14 @@ IoVector IoRequest::qiov() {
                         : image_.inside(IoVector(segments), offset_);
 }
 
+ByteRange IoRequest::range() const {
+  const uint64_t end = image_.device().length_bytes();
+  return {offset_, std::min(length_bytes_, end - std::min(end, offset_))};
+}
+
+// That discards are ignored does not matter here, nor does it to QEMU.
 WriteZeroesFlags IoRequest::zeroes_flags() const {
-  return {.may_unmap = flags_.may_unmap && !image_.ignores_discards(),
-          .no_fallback = flags_.no_fallback};
+  return {.may_unmap = flags_.may_unmap, .no_fallback = flags_.no_fallback};
 }
 
 bool IoRequest::verify(uint64_t from, uint64_t count) {

@@ -39,7 +39,8 @@ class IoRequest {
   absl::Status check_range() const;
   // What to hand to the device; may be empty.
   IoVector qiov();
-  ByteRange range() const { return {offset_, length_bytes_}; }
+  // What of it there is an image for.
+  ByteRange range() const;
   WriteZeroesFlags zeroes_flags() const;
   absl::Span<uint8_t> bytes() { return buffer_.bytes(); }
 

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include <cstring>
 #include <filesystem>
 #include <system_error>
 #include <utility>
@@ -31,6 +32,14 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_driver(
   return opener.open(*target.filename,
                      driver.empty() ? std::string() : driver.mapped(),
                      of_image);
+}
+
+ImageArgument as_argument(const IoTarget& target) {
+  const auto driver = target.options.find("driver");
+  return {
+      .name = target.filename.value_or(""),
+      .format = driver == target.options.end() ? std::string() : driver->second,
+  };
 }
 
 OpenOptions open_options(const IoTarget& target) {
@@ -67,13 +76,23 @@ absl::StatusOr<CreateOptions> overlay_options(const ImageOpener& opener,
   if (!backing.ok()) return backing.status();
   CreateOptions create;
   create.size_bytes = (*backing)->length_bytes();
+  const std::string format((*backing)->format_name());
   (*backing)->close().IgnoreError();  // it was only looked at
   if (!target.filename.has_value()) return create;
   create.backing_filename = absolute_name(*target.filename);
   create.unsafe_backing = true;
   const auto driver = target.options.find("driver");
-  if (driver != target.options.end()) create.backing_format = driver->second;
+  create.backing_format =
+      driver == target.options.end() ? format : driver->second;
   return create;
+}
+
+// As QEMU chooses it: /tmp may be memory.
+std::string temporary_folder() {
+  const char* const folder = ::getenv("TMPDIR");
+  const bool is_named =
+      folder != nullptr && *folder != '\0' && std::strcmp(folder, "/tmp") != 0;
+  return is_named ? folder : "/var/tmp";
 }
 
 // The overlay loses its name at once; `fd` remains.
@@ -81,10 +100,8 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_overlay(
     const ImageOpener& opener, const IoTarget& target, int* fd) {
   const absl::StatusOr<CreateOptions> create = overlay_options(opener, target);
   if (!create.ok()) return create.status();
-  const char* folder = ::getenv("TMPDIR");
   // mkostemp() puts a name in place of the letters X.
-  std::string name =
-      absl::StrCat(folder == nullptr ? "/var/tmp" : folder, "/spindle.XXXXXX");
+  std::string name = absl::StrCat(temporary_folder(), "/spindle.XXXXXX");
   *fd = ::mkostemp(name.data(), O_CLOEXEC);
   if (*fd < 0) {
     return errno_status(
@@ -159,6 +176,8 @@ absl::StatusOr<OpenedTarget> open_target(
   absl::StatusOr<std::shared_ptr<BlockDriver>> driver =
       target.snapshot ? open_overlay(opener, target, &opened.overlay_fd)
                       : open_driver(opener, target, open_options(target));
+  if (driver.ok() && !target.snapshot)
+    warn_if_guessed(as_argument(target), **driver);
   if (driver.ok() && target.copy_on_read)
     driver = under_copy_on_read(*std::move(driver));
   if (!driver.ok()) {

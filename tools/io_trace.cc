@@ -5,7 +5,6 @@
 #include <cstring>
 #include <fstream>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
@@ -19,7 +18,7 @@ namespace {
 void note_pattern(const std::string& where, absl::string_view pattern) {
   absl::ConsumePrefix(&pattern, "-");
   // One that may fit none is nobody's mistake.
-  if (pattern.empty() || absl::StrContains(pattern, "*")) return;
+  if (absl::StrContains(pattern, "*")) return;
   fail_as(where,
           absl::StrCat("warning: trace event '", pattern, "' does not exist"));
 }
@@ -32,10 +31,10 @@ bool read_patterns(const std::string& filename) {
   }
   std::string line;
   for (int number = 1; std::getline(file, line); ++number) {
-    const absl::string_view text = absl::StripAsciiWhitespace(line);
-    if (text.empty() || text[0] == '#') continue;
+    // Blanks belong to the name.
+    if (line.empty() || line[0] == '#') continue;
     note_pattern(absl::StrCat(program_name(), ":", filename, ":", number),
-                 text);
+                 line);
   }
   return true;
 }
@@ -52,7 +51,8 @@ bool make_log_file(const std::string& filename) {
 }  // namespace
 
 TraceOutcome apply_trace_option(const std::string& text) {
-  const OptionMap options = parse_image_opts(text, ShortForms::kWarnedOf, "enable");
+  const OptionMap options =
+      parse_image_opts(text, ShortForms::kWarnedOf, "enable");
   for (const auto& [name, value] : options) {
     if (name != "enable" && name != "events" && name != "file") {
       fail(absl::StrCat("Invalid parameter '", name, "'"));

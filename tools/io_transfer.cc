@@ -4,6 +4,7 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <numeric>
 #include <optional>
 #include <string>
 #include <vector>
@@ -216,6 +217,11 @@ IoOutcome run_write(IoCall& call) {
   if (!range.has_value()) return IoOutcome::kFailed;
   if ((flags->vmstate || flags->compressed) && !is_whole_sectors(*range))
     return IoOutcome::kFailed;
+  if (!flags->vmstate && !flags->may_unmap) {
+    const absl::Status grown =
+        call.image->grow_within_sector(range->offset, range->length);
+    if (!grown.ok()) return report_failure(call.command->name, grown);
+  }
   IoRequest request(*call.image, *flags, range->offset, {range->length},
                     flags->pattern.value_or(kWritePattern));
   if (flags->from != nullptr && !fill_from_file(flags->from, request.bytes()))
@@ -231,6 +237,9 @@ IoOutcome run_writev(IoCall& call) {
   if (!offset.has_value()) return IoOutcome::kFailed;
   const auto lengths = read_lengths(call, flags->first + 1);
   if (!lengths.has_value()) return IoOutcome::kFailed;
+  const absl::Status grown = call.image->grow_within_sector(
+      *offset, std::accumulate(lengths->begin(), lengths->end(), uint64_t{0}));
+  if (!grown.ok()) return report_failure(call.command->name, grown);
   IoRequest request(*call.image, *flags, *offset, *lengths,
                     flags->pattern.value_or(kWritePattern));
   return finish_write(call, request);
