@@ -95,9 +95,11 @@ absl::StatusOr<RowRunner::Outcome> RowRunner::run_shell(
     const std::string& folder, Side side, const std::string& script) {
   const std::string path =
       side == Side::kOurs ? absl::StrCat("PATH=", links_, ":$PATH\n") : "";
-  auto result = run_tool_apart(
-      {"/bin/sh", "-c",
-       absl::StrCat("cd '", folder, "' || exit 99\n", path, script)});
+  // Bazel lets nobody write to /var/tmp.
+  const std::string temporary_folder = "export TMPDIR=\"$PWD\"\n";
+  auto result = run_tool_apart({"/bin/sh", "-c",
+                                absl::StrCat("cd '", folder, "' || exit 99\n",
+                                             path, temporary_folder, script)});
   if (!result.ok()) return result.status();
   return Outcome{result->exit_code, std::move(result->output),
                  std::move(result->errors)};
