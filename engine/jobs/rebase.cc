@@ -55,6 +55,12 @@ class Rebase {
   void compare(Piece* piece) const;
   static absl::Status read(BlockDevice* device, ByteRange range,
                            std::vector<uint8_t>* bytes);
+  // What `range`, a part of the piece, is now.
+  absl::Status write_data(const Piece& piece, ByteRange range) const;
+  // The same beyond the end of the old backing file, with entries that take no
+  // space.  An overlay without a backing file may say "zeroes" with no entry at
+  // all, through which the new one would show: there data is written.
+  absl::Status write_zeroes(const Piece& piece, ByteRange range) const;
   absl::Status write(const Piece& piece) const;
 
   BlockDevice& overlay_;
@@ -140,12 +146,33 @@ void Rebase::compare(Piece* piece) const {
   }
 }
 
+absl::Status Rebase::write_data(const Piece& piece, ByteRange range) const {
+  const uint8_t* const bytes =
+      piece.before.data() + (range.offset - piece.range.offset);
+  return overlay_.write(IoVector(const_cast<uint8_t*>(bytes), range.length),
+                        Sector::from_byte_offset(range.offset));
+}
+
+absl::Status Rebase::write_zeroes(const Piece& piece, ByteRange range) const {
+  absl::Status status = overlay_.write_zeroes(range, {});
+  while (status.ok() && !range.empty()) {
+    const absl::StatusOr<BlockStatus> own =
+        sector_status(overlay_, range, BlockStatusScope::kThisLayer);
+    if (!own.ok()) return own.status();
+    const ByteRange part{range.offset, own->length};
+    if (!own->allocated) status = write_data(piece, part);
+    range = {part.end(), range.length - part.length};
+  }
+  return status;
+}
+
 absl::Status Rebase::write(const Piece& piece) const {
+  const uint64_t old_end = old_ == nullptr ? 0 : whole_sectors_bytes(*old_);
   for (const ByteRange& part : piece.differences) {
-    const absl::Status status = overlay_.write(
-        IoVector(const_cast<uint8_t*>(piece.before.data()) + part.offset,
-                 part.length),
-        Sector::from_byte_offset(piece.range.offset + part.offset));
+    const ByteRange range{piece.range.offset + part.offset, part.length};
+    const absl::Status status = range.offset >= old_end
+                                    ? write_zeroes(piece, range)
+                                    : write_data(piece, range);
     if (!status.ok())
       return with_context(status, "Error while writing to COW image");
   }
