@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -48,6 +49,7 @@ class Check {
   // Compares, and repairs in place or by rebuilding what options ask for.
   absl::Status settle_refcounts();
   absl::Status rebuild();
+  void say_freed(const Header& old);
   absl::Status compare(Fix fix);
   // In free clusters; then gives up the old one.
   absl::Status write_snapshot_table();
@@ -123,6 +125,24 @@ absl::Status Check::settle_refcounts() {
   return compare(fix);
 }
 
+// The clusters of the structures that `old` names, which nothing else uses:
+// they are free now.  As leaks, as QEMU sees them.
+void Check::say_freed(const Header& old) {
+  std::set<uint64_t> clusters;
+  const uint64_t table = old.refcount_table_offset >> old.cluster_bits;
+  for (uint64_t i = 0; i < old.refcount_table_clusters; ++i)
+    clusters.insert(table + i);
+  for (uint64_t i = 0; i < stored_.table_entry_count(); ++i) {
+    const uint64_t offset = stored_.block_offset(i);
+    if (offset != 0) clusters.insert(offset >> old.cluster_bits);
+  }
+  for (const uint64_t cluster : clusters) {
+    if (cluster >= clusters_ || counter_->get(cluster) != 0) continue;
+    context_.say(
+        absl::StrCat("Repairing cluster ", cluster, " refcount=1 reference=0"));
+  }
+}
+
 absl::Status Check::rebuild() {
   const CheckResult old = result();
   context_.say("Rebuilding refcount structure");
@@ -138,6 +158,7 @@ absl::Status Check::rebuild() {
       status = rebuild_refcounts(&context, *counter_, walk.counted_clusters());
     }
     if (!status.ok()) return status;
+    say_freed(context_.header);
     context_.header = context.header;
   }
   counter_.reset();
