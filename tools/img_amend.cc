@@ -59,7 +59,7 @@ absl::StatusOr<OptionMap> read_changes(const OptionText& text,
   const bool for_creation =
       typed_options(text.text(), format.create_options()).ok();
   return absl::InvalidArgumentError(absl::StrCat(
-      changes.status().message(),
+      qemu_words(changes.status()),
       for_creation ? "\nThis option is only supported for image creation"
                    : ""));
 }

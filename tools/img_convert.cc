@@ -51,7 +51,7 @@ struct ConvertArguments {
   std::string target;
   std::optional<std::string> target_format;
   bool target_image_opts = false;
-  CacheMode target_cache = CacheMode::kUnsafe;
+  std::string target_cache = "unsafe";
   OptionText options;
   std::optional<std::string> backing_filename;
   std::optional<std::string> backing_format;
@@ -265,16 +265,21 @@ absl::Status Converter::create_target() {
 }
 
 absl::Status Converter::open_target() {
+  const std::optional<CacheMode> cache = cache_mode_of(arguments_.target_cache);
+  if (!cache.has_value()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Invalid cache option: ", arguments_.target_cache));
+  }
   OpenOptions options = tool_open_options();
   add_key_secrets(create_.options, &options.driver_options);
   options.discard = arguments_.copy.min_zeroes_bytes != 0;
-  apply_cache_mode(arguments_.target_cache, &options);
+  apply_cache_mode(*cache, &options);
   const ImageArgument image = arguments_.target_image();
   std::shared_ptr<BlockDriver> driver =
       open_or_complain(opener_, image, options);
   if (driver == nullptr) return said();
   absl::StatusOr<Device> device =
-      make_device(std::move(driver), arguments_.target_cache, executor_);
+      make_device(std::move(driver), *cache, executor_);
   if (!device.ok()) return device.status();
   target_ = *std::move(device);
   return absl::OkStatus();
@@ -420,14 +425,9 @@ std::vector<option> long_options() {
           {"skip-broken-bitmaps", no_argument, nullptr, kOptionSkipBroken}};
 }
 
-struct CacheNames {
-  std::string source = "writeback";
-  std::string target = "unsafe";
-};
-
 // What the letter or long option `found` says; false for -o that is wrong.
 bool read_option(int found, const char* text, ConvertArguments* arguments,
-                 CacheNames* caches) {
+                 std::string* source_cache) {
   switch (found) {
     case 'f':
       arguments->source_format = text;
@@ -463,10 +463,10 @@ bool read_option(int found, const char* text, ConvertArguments* arguments,
       arguments->quiet = true;
       break;
     case 't':
-      caches->target = text;
+      arguments->target_cache = text;
       break;
     case 'T':
-      caches->source = text;
+      *source_cache = text;
       break;
     case 'n':
       arguments->skip_create = true;
@@ -508,11 +508,12 @@ bool read_option(int found, const char* text, ConvertArguments* arguments,
 
 int run_convert(int argc, char** argv) {
   ConvertArguments arguments;
-  CacheNames caches;
+  std::string source_cache = "writeback";
   OptionReader reader(argc, argv, "O:B:CcF:f:o:l:S:pqt:T:nm:Wr:U",
                       long_options());
   while (const std::optional<int> found = reader.next()) {
-    if (!read_option(*found, reader.argument(), &arguments, &caches)) return 1;
+    if (!read_option(*found, reader.argument(), &arguments, &source_cache))
+      return 1;
   }
   check_arguments(arguments);
   arguments.image_opts = reader.image_opts();
@@ -526,15 +527,10 @@ int run_convert(int argc, char** argv) {
   if (arguments.options.asks_for_help())
     return print_create_help(arguments.format(), !arguments.target.empty());
   if (arguments.sources.empty()) return fail("Must specify image file name");
-  const std::optional<CacheMode> source = cache_mode_of(caches.source);
-  if (!source.has_value()) {
-    return fail(absl::StrCat("Invalid source cache option: ", caches.source));
-  }
-  const std::optional<CacheMode> target = cache_mode_of(caches.target);
-  if (!target.has_value())
-    return fail(absl::StrCat("Invalid cache option: ", caches.target));
+  const std::optional<CacheMode> source = cache_mode_of(source_cache);
+  if (!source.has_value())
+    return fail(absl::StrCat("Invalid source cache option: ", source_cache));
   arguments.source_cache = *source;
-  arguments.target_cache = *target;
   return run(arguments, reader.secrets());
 }
 

@@ -95,6 +95,9 @@ constexpr PrintedOption kPrintedOfOthers[] = {
     {"iter-time", nullptr},
 };
 
+// How the hint begins that qemu-img ends without a line feed.
+constexpr char kDetectedFormat[] = "Detected format of ";
+
 std::string take_option(const std::string& name, OptionMap* options) {
   auto node = options->extract(name);
   return node.empty() ? std::string() : std::move(node.mapped());
@@ -167,9 +170,8 @@ absl::Status look_at_backing(const CreateArguments& arguments,
   }
   if (create->backing_format.empty()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("Backing file specified without backing format\n"
-                     "Detected format of ",
-                     (*backing)->format_name(), "."));
+        absl::StrCat("Backing file specified without backing format\n",
+                     kDetectedFormat, (*backing)->format_name(), "."));
   }
   // In whole sectors, as QEMU counts.
   if (!create->size_bytes.has_value()) {
@@ -232,6 +234,19 @@ void print_formatting(const CreateArguments& arguments,
   std::fflush(stdout);
 }
 
+// In QEMU's words; only without -u has the format been used already.
+absl::Status check_backing_format(const CreateOptions& create) {
+  const std::string& name = create.backing_format;
+  const DriverRegistry& registry = builtin_drivers();
+  if (name.empty() || registry.find_format(name) != nullptr ||
+      registry.find_protocol(name) != nullptr ||
+      registry.find_filter(name) != nullptr) {
+    return absl::OkStatus();
+  }
+  return absl::InvalidArgumentError(absl::StrCat(
+      "Parameter 'backing-fmt' does not accept value '", name, "'"));
+}
+
 absl::Status create_or_remove(const CreateArguments& arguments,
                               const ImageOpener& opener,
                               const CreateOptions& create,
@@ -239,7 +254,8 @@ absl::Status create_or_remove(const CreateArguments& arguments,
   NewFile file(path);
   absl::Status status =
       opener.create(arguments.filename, arguments.format, create);
-  if (status.ok()) file.keep();
+  // A raw image is its file: qemu-img leaves it, whatever became of it.
+  if (status.ok() || arguments.format == "raw") file.keep();
   return status;
 }
 
@@ -269,7 +285,17 @@ absl::Status create_image(const CreateArguments& arguments,
   if (status.ok()) status = complete_backing(arguments, opener, &create);
   if (!status.ok()) return status;
   if (!arguments.quiet) print_formatting(arguments, create);
+  status = check_backing_format(create);
+  if (!status.ok()) return status;
   return create_or_remove(arguments, opener, create, *path);
+}
+
+int say_failure(const std::string& words) {
+  const size_t hint = words.find(absl::StrCat("\n", kDetectedFormat));
+  if (hint == std::string::npos) return fail(words);
+  const int code = fail(words.substr(0, hint));
+  std::fputs(words.c_str() + hint + 1, stderr);
+  return code;
 }
 
 }  // namespace
@@ -313,7 +339,8 @@ int run_create(int argc, char** argv) {
   const absl::Status status = create_image(
       arguments, ImageOpener(builtin_drivers(), tool_policy(reader.secrets())));
   if (status.ok()) return 0;
-  return fail(absl::StrCat(arguments.filename, ": ", qemu_words(status)));
+  return say_failure(
+      absl::StrCat(arguments.filename, ": ", qemu_words(status)));
 }
 
 }  // namespace spindle

@@ -35,7 +35,7 @@ absl::Status read_version(const std::string& text, AmendPlan* plan) {
 absl::Status read_refcount_bits(const std::string& text, AmendPlan* plan) {
   const absl::StatusOr<uint64_t> bits =
       parse_number_option("refcount_bits", text);
-  if (!bits.ok()) return refuse("Parameter 'refcount_bits' expects a number");
+  if (!bits.ok()) return bits.status();
   if (!is_power_of_two(*bits) || *bits > uint64_t{1} << kMaxRefcountOrder) {
     return refuse(
         "Refcount width must be a power of two and may not exceed 64 bits");

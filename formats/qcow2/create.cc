@@ -318,6 +318,15 @@ absl::Status read_backing(const CreateOptions& options, Header* header) {
   return absl::OkStatus();
 }
 
+absl::Status name_does_not_fit(const absl::Status& status,
+                               const Header& header) {
+  return with_qemu_words(
+      status,
+      absl::StrCat("Could not assign backing file '", header.backing_filename,
+                   "' with format '", header.backing_format,
+                   "': ", std::strerror(ENOSPC)));
+}
+
 void add_feature_names(Header* header) {
   if (header->version == kVersion2) return;
   uint64_t used = header->header_length;
@@ -548,13 +557,7 @@ class ImageWriter {
 
   absl::Status write_header() {
     absl::StatusOr<std::vector<uint8_t>> bytes = serialize_header(header_);
-    if (!bytes.ok()) {
-      return with_qemu_words(
-          bytes.status(),
-          absl::StrCat("Could not assign backing file '",
-                       header_.backing_filename, "' with format '",
-                       header_.backing_format, "': ", std::strerror(ENOSPC)));
-    }
+    if (!bytes.ok()) return name_does_not_fit(bytes.status(), header_);
     bytes->resize(header_.cluster_size_bytes());
     return channel_.write(Purpose::kHeaderUpdate, bytes->data(), bytes->size(),
                           0);
@@ -631,7 +634,7 @@ absl::StatusOr<CreatePlan> plan_create(const CreateOptions& options) {
   // Finds out whether the backing file's name fits.
   const absl::StatusOr<std::vector<uint8_t>> bytes =
       serialize_header(plan.header);
-  if (!bytes.ok()) return bytes.status();
+  if (!bytes.ok()) return name_does_not_fit(bytes.status(), plan.header);
   return plan;
 }
 

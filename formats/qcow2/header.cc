@@ -318,9 +318,10 @@ absl::Status parse_extensions(absl::Span<const uint8_t> head, uint64_t limit,
     if (type == kExtensionEnd) return absl::OkStatus();
     offset += kExtensionHeaderBytes;
     if (length > end - offset) {
-      return bad_field(
-          absl::StrFormat("length of header extension %#010x", type), length,
-          absl::StrCat(end - offset, " bytes are left"));
+      return with_qemu_words(
+          bad_field(absl::StrFormat("length of header extension %#010x", type),
+                    length, absl::StrCat(end - offset, " bytes are left")),
+          "Header extension too large");
     }
     absl::Status status = add_extension(
         {type,

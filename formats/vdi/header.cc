@@ -31,14 +31,26 @@ absl::Status check_identity(absl::Span<const uint8_t> sector) {
         absl::StrFormat("vdi: the file has %d bytes; a header has %d",
                         sector.size(), kHeaderBytes));
   }
+  // QEMU looks at the size before anything else.
+  const uint64_t disk_bytes = load_little64(&sector[kDiskSizeOffset]);
+  const bool is_too_large = disk_bytes > kMaxDiskBytes;
   const uint32_t signature = load_little32(&sector[kSignatureOffset]);
   if (signature != kSignature) {
     return with_qemu_words(
         absl::InvalidArgumentError(absl::StrFormat(
             "vdi: the signature is %#010x, not %#010x: not a VDI image",
             signature, kSignature)),
-        absl::StrFormat("Image not in VDI format (bad signature %08x)",
-                        signature));
+        is_too_large
+            ? unsupported_size(disk_bytes)
+            : absl::StrFormat("Image not in VDI format (bad signature %08x)",
+                              signature));
+  }
+  if (is_too_large) {
+    return with_qemu_words(absl::DataLossError(absl::StrFormat(
+                               "vdi: the disk size is %d bytes; the limit is "
+                               "%d",
+                               disk_bytes, kMaxDiskBytes)),
+                           unsupported_size(disk_bytes));
   }
   const uint32_t version = load_little32(&sector[kVersionOffset]);
   if (version != kVersion) {
@@ -199,13 +211,8 @@ absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> sector,
   header.data_offset = field(kDataOffsetOffset);
   header.block_count = field(kBlockCountOffset);
   header.allocated_count = field(kAllocatedOffset);
-  const uint64_t disk_bytes = load_little64(&sector[kDiskSizeOffset]);
-  if (disk_bytes > kMaxDiskBytes) {
-    return absl::DataLossError(
-        absl::StrFormat("vdi: the disk size is %d bytes; the limit is %d",
-                        disk_bytes, kMaxDiskBytes));
-  }
-  header.disk_bytes = align_up(disk_bytes, kSectorSizeBytes);
+  header.disk_bytes =
+      align_up(load_little64(&sector[kDiskSizeOffset]), kSectorSizeBytes);
   if (status = check_size(header); !status.ok()) return status;
   if (status = check_places(header, file_bytes); !status.ok()) return status;
   return header;
