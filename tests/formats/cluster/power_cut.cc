@@ -5,11 +5,14 @@
 #include <cstring>
 #include <thread>
 
+#include "absl/status/status.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "engine/format.h"
 #include "engine/io_vector.h"
+#include "formats/qcow2/qcow2_driver.h"
 #include "gtest/gtest.h"
+#include "tests/support/memory_driver.h"
 
 namespace spindle::testing {
 namespace {
@@ -20,6 +23,12 @@ constexpr uint64_t kGroupClusters = 8;
 uint64_t word_of(uint64_t sector, uint64_t version) {
   if (version == kZeroVersion) return 0;
   return (sector * 0x9e3779b97f4a7c15) ^ (version * 0xbf58476d1ce4e5b9);
+}
+
+std::shared_ptr<MemoryDriver> in_memory(const std::string& content) {
+  auto driver = std::make_shared<MemoryDriver>();
+  driver->set_content(0, content);
+  return driver;
 }
 
 }  // namespace
@@ -104,25 +113,59 @@ bool FlushedHistory::is_possible(size_t sector, const char* bytes,
 PowerCut::PowerCut(const PowerCutSetting& setting, uint64_t seed)
     : setting_(setting),
       seed_(seed),
-      image_(setting.options),
       history_(setting.options.size_bytes,
                setting.options.backing.empty() ? kZeroVersion : kFirstVersion) {
-  const ByteRange filled{0, setting.filled_bytes};
+  if (setting.data_file) {
+    data_image_ = std::make_unique<DataImage>(setting.options.size_bytes,
+                                              setting.options.create);
+    fill(data_image_->driver());
+    EXPECT_EQ(data_image_->close(), absl::OkStatus());
+    initial_ = data_image_->file_memory().content();
+    initial_data_ = data_image_->data_memory().content();
+  } else {
+    image_ = std::make_unique<MemoryImage>(setting.options);
+    fill(image_->driver());
+    EXPECT_EQ(image_->close(), absl::OkStatus());
+    initial_ = image_->memory().content();
+  }
+}
+
+void PowerCut::fill(BlockDriver& driver) {
+  const ByteRange filled{0, setting_.filled_bytes};
   std::string content = content_of_version(filled, kFirstVersion);
-  EXPECT_TRUE(image_.driver()
-                  .write(IoVector(content.data(), content.size()), Sector(0))
-                  .ok());
+  EXPECT_EQ(driver.write(IoVector(content.data(), content.size()), Sector(0)),
+            absl::OkStatus());
   history_.begin(filled, kFirstVersion, 0);
   history_.end(filled, 0);
   history_.set_flushes({{0, 0}});
-  EXPECT_TRUE(image_.close().ok());
-  initial_ = image_.memory().content();
+}
+
+absl::StatusOr<std::shared_ptr<BlockDriver>> PowerCut::open(
+    std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> data,
+    bool read_only) const {
+  if (image_ != nullptr) return image_->open_over(std::move(file), read_only);
+  OpenOptions options;
+  options.driver_options = setting_.options.open;
+  options.read_only = read_only;
+  OpenContext context;
+  context.open_child = [data](const ChildRequest&)
+      -> absl::StatusOr<std::shared_ptr<BlockDriver>> { return data; };
+  return qcow2::open_qcow2(std::move(file), options, context);
+}
+
+absl::Status PowerCut::check(const std::string& file) const {
+  const Leaks leaks =
+      setting_.snapshots ? Leaks::kAllowedWithCopiedFlags : Leaks::kAllowed;
+  return image_ != nullptr ? image_->check(file, leaks)
+                           : check_image_bytes(file, leaks);
 }
 
 void PowerCut::work(int threads, int operations,
                     LoggingDriver::HonestFlush honest) {
-  file_ = std::make_shared<LoggingDriver>(initial_, std::move(honest));
-  auto driver = image_.open_over(file_);
+  file_ = std::make_shared<LoggingDriver>(initial_, honest, clock_);
+  if (setting_.data_file)
+    data_ = std::make_shared<LoggingDriver>(initial_data_, honest, clock_);
+  auto driver = open(file_, data_, /*read_only=*/false);
   ASSERT_TRUE(driver.ok()) << driver.status();
   driver_ = *std::move(driver);
 
@@ -225,44 +268,57 @@ void PowerCut::work_as(uint64_t thread, uint64_t threads, int operations,
   }
 }
 
-PowerCutViolations PowerCut::judge(int count) {
-  std::mt19937_64 random(seed_);
-  std::vector<LogEntry> log = file_->entries();
+std::vector<size_t> PowerCut::draw_moments(int count,
+                                           std::mt19937_64* random) const {
   // Most is at stake just before a flush: half of the cuts are there.
   std::vector<size_t> flushes;
-  for (size_t i = 0; i < log.size(); ++i) {
-    if (log[i].kind == LogEntry::Kind::kFlush ||
-        log[i].kind == LogEntry::Kind::kIgnoredFlush) {
-      flushes.push_back(i);
+  for (const auto& file : {file_, data_}) {
+    if (file == nullptr) continue;
+    for (const LogEntry& entry : file->entries()) {
+      if (entry.kind == LogEntry::Kind::kFlush ||
+          entry.kind == LogEntry::Kind::kIgnoredFlush) {
+        flushes.push_back(entry.moment);
+      }
     }
   }
   std::vector<size_t> moments;
   for (int i = 0; i < count; ++i) {
-    moments.push_back(i % 2 == 0 ? random() % (log.size() + 1)
-                                 : flushes[random() % flushes.size()]);
+    moments.push_back(i % 2 == 0 ? (*random)() % (clock_->load() + 1)
+                                 : flushes[(*random)() % flushes.size()]);
   }
   std::sort(moments.begin(), moments.end());
-  CutDisk disk(initial_, std::move(log));
+  return moments;
+}
+
+void PowerCut::judge_state(const std::string& file, const std::string& data,
+                           size_t moment, PowerCutViolations* found) const {
+  const std::string where = absl::StrCat("cut at entry ", moment, ": ");
+  const absl::Status sound = check(file);
+  if (!sound.ok())
+    found->add(&found->corrupt_images, absl::StrCat(where, sound.message()));
+  const auto reopened = open(
+      in_memory(file), setting_.data_file ? in_memory(data) : nullptr, true);
+  const absl::StatusOr<std::string> content =
+      reopened.ok() ? read_bytes(**reopened, {0, setting_.options.size_bytes})
+                    : reopened.status();
+  std::string mismatch = content.ok() ? history_.mismatch(*content, moment)
+                                      : content.status().ToString();
+  // Whoever reads the file as it is finds the guest's disk.
+  if (mismatch.empty() && setting_.raw_data_file)
+    mismatch = history_.mismatch(data, moment);
+  if (!mismatch.empty())
+    found->add(&found->wrong_contents, absl::StrCat(where, mismatch));
+}
+
+PowerCutViolations PowerCut::judge(int count) {
+  std::mt19937_64 random(seed_);
+  CutDisk file(initial_, file_->entries());
+  CutDisk data(initial_data_,
+               data_ == nullptr ? std::vector<LogEntry>() : data_->entries());
   PowerCutViolations found;
-  for (const size_t moment : moments) {
-    const std::string file = disk.cut(moment, &random);
-    const std::string where = absl::StrCat("cut at entry ", moment, ": ");
-    const absl::Status sound =
-        image_.check(file, setting_.snapshots ? Leaks::kAllowedWithCopiedFlags
-                                              : Leaks::kAllowed);
-    if (!sound.ok()) {
-      found.add(&found.corrupt_images, absl::StrCat(where, sound.message()));
-    }
-    const auto reopened = image_.open_copy(file);
-    const absl::StatusOr<std::string> content =
-        reopened.ok() ? read_bytes(**reopened, {0, setting_.options.size_bytes})
-                      : reopened.status();
-    const std::string mismatch = content.ok()
-                                     ? history_.mismatch(*content, moment)
-                                     : content.status().ToString();
-    if (!mismatch.empty()) {
-      found.add(&found.wrong_contents, absl::StrCat(where, mismatch));
-    }
+  for (const size_t moment : draw_moments(count, &random)) {
+    const std::string cut_file = file.cut(moment, &random);
+    judge_state(cut_file, data.cut(moment, &random), moment, &found);
   }
   return found;
 }

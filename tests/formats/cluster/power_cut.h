@@ -1,7 +1,7 @@
 // The power goes at any moment: what a flush made durable must be there, what
 // came later is there or not, sector by sector, and the image is sound.
 //
-// A guest writes to an image over a file that logs; then files are made as cuts
+// A guest writes to an image over files that log; then files are made as cuts
 // may leave them, and judged.
 //
 // Thread safety: one thread uses a PowerCut; it starts others.
@@ -15,8 +15,10 @@
 #include <utility>
 #include <vector>
 
+#include "absl/status/statusor.h"
 #include "engine/block_driver.h"
 #include "engine/sector.h"
+#include "tests/formats/qcow2/data_image.h"
 #include "tests/formats/qcow2/memory_image.h"
 #include "tests/formats/qcow2/write_log.h"
 
@@ -27,7 +29,7 @@ inline constexpr uint64_t kZeroVersion = 0;
 inline constexpr uint64_t kFirstVersion = 1;
 std::string content_of_version(ByteRange range, uint64_t version);
 
-// What a guest wrote and flushed, and when, in entries of the file's log.
+// What a guest wrote and flushed, and when, in moments of a LogClock.
 class FlushedHistory {
  public:
   FlushedHistory(uint64_t size_bytes, uint64_t initial_version);
@@ -76,6 +78,10 @@ struct PowerCutSetting {
   bool subclusters = false;
   // Everything is a write: the format knows neither discards nor zeroes.
   bool only_writes = false;
+  // A qcow2 whose guest's data lie in a file of their own; raw, that is the
+  // guest's disk.
+  bool data_file = false;
+  bool raw_data_file = false;
 };
 
 struct PowerCutViolations {
@@ -101,19 +107,33 @@ class PowerCut {
   PowerCutViolations judge(int count);
 
  private:
+  void fill(BlockDriver& driver);
+  // The image over the files `file` and, if it has one, `data`.
+  absl::StatusOr<std::shared_ptr<BlockDriver>> open(
+      std::shared_ptr<BlockDriver> file, std::shared_ptr<BlockDriver> data,
+      bool read_only) const;
+  absl::Status check(const std::string& file) const;
   void work_as(uint64_t thread, uint64_t threads, int operations,
                std::vector<FlushedHistory::Flush>* flushes);
   void flush(std::vector<FlushedHistory::Flush>* flushes);
   void change_snapshots(std::mt19937_64* random);
   ByteRange draw_range(uint64_t thread, uint64_t threads, bool whole_clusters,
                        std::mt19937_64* random) const;
+  std::vector<size_t> draw_moments(int count, std::mt19937_64* random) const;
+  void judge_state(const std::string& file, const std::string& data,
+                   size_t moment, PowerCutViolations* found) const;
 
   const PowerCutSetting& setting_;
   const uint64_t seed_;
-  MemoryImage image_;  // for its first content and its backing file
+  // One of them, for its first content and its backing file.
+  std::unique_ptr<MemoryImage> image_;
+  std::unique_ptr<DataImage> data_image_;
   FlushedHistory history_;
   std::string initial_;
+  std::string initial_data_;
+  const std::shared_ptr<LogClock> clock_ = std::make_shared<LogClock>(0);
   std::shared_ptr<LoggingDriver> file_;
+  std::shared_ptr<LoggingDriver> data_;  // null: none
   std::shared_ptr<BlockDriver> driver_;
 };
 

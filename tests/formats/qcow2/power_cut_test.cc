@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "gtest/gtest.h"
 #include "tests/formats/qcow2/memory_image.h"
 #include "tests/support/seed.h"
@@ -69,6 +70,14 @@ std::vector<PowerCutSetting> settings() {
       content_of_version({0, 64 * 16384}, kFirstVersion);
   subclusters.subclusters = true;
   list.push_back(std::move(subclusters));
+  for (const bool raw : {false, true}) {
+    PowerCutSetting data{raw ? "RawDataFile" : "DataFile",
+                         options_of(4096, 96 * 4096, "lazy"), 4096};
+    data.data_file = true;
+    data.raw_data_file = raw;
+    if (raw) data.options.create["data_file_raw"] = "on";
+    list.push_back(std::move(data));
+  }
   return list;
 }
 
@@ -86,27 +95,36 @@ TEST_P(PowerCutTest, LeavesASoundImageAndWhatWasFlushed) {
   EXPECT_EQ(found.count(), 0) << found.first;
 }
 
-// This would notice: over a disk that ignores every second flush both kinds of
-// damage are found.
-TEST(PowerCutProof, ADiskThatLiesIsFoundOut) {
+// What is found over a disk that ignores every second flush.
+PowerCutViolations found_over_a_liar(absl::string_view name) {
   const std::vector<PowerCutSetting> all = settings();
-  const auto setting = std::find_if(all.begin(), all.end(),
-                                    [](const PowerCutSetting& candidate) {
-                                      return candidate.name == "RefcountBlocks";
-                                    });
-  int corrupt_images = 0;
-  int wrong_contents = 0;
+  const auto setting = std::find_if(
+      all.begin(), all.end(),
+      [&](const PowerCutSetting& candidate) { return candidate.name == name; });
+  PowerCutViolations all_found;
   for (const int ignored : {0, 1}) {
     // One thread and one seed: the same every time.
     PowerCut cut(*setting, /*seed=*/1);
     cut.work(/*threads=*/1, /*operations=*/200,
              [&](int number) { return number % 2 != ignored; });
     const PowerCutViolations found = cut.judge(60);
-    corrupt_images += found.corrupt_images;
-    wrong_contents += found.wrong_contents;
+    all_found.corrupt_images += found.corrupt_images;
+    all_found.wrong_contents += found.wrong_contents;
   }
-  EXPECT_GT(corrupt_images, 0);
-  EXPECT_GT(wrong_contents, 0);
+  return all_found;
+}
+
+// This would notice: both kinds of damage are found.
+TEST(PowerCutProof, ADiskThatLiesIsFoundOut) {
+  const PowerCutViolations found = found_over_a_liar("RefcountBlocks");
+  EXPECT_GT(found.corrupt_images, 0);
+  EXPECT_GT(found.wrong_contents, 0);
+}
+
+// Where data are in a file of their own, it is they that are lost.
+TEST(PowerCutProof, DataFilesThatLieAreFoundOut) {
+  EXPECT_GT(found_over_a_liar("DataFile").wrong_contents, 0);
+  EXPECT_GT(found_over_a_liar("RawDataFile").wrong_contents, 0);
 }
 
 }  // namespace

@@ -66,9 +66,17 @@ void apply_partly(const LogEntry& entry, const Luck& luck,
 
 }  // namespace
 
-LoggingDriver::LoggingDriver(const std::string& content, HonestFlush honest)
-    : honest_(std::move(honest)) {
+LoggingDriver::LoggingDriver(const std::string& content, HonestFlush honest,
+                             std::shared_ptr<LogClock> clock)
+    : honest_(std::move(honest)),
+      clock_(clock != nullptr ? std::move(clock)
+                              : std::make_shared<LogClock>(0)) {
   memory_.set_content(0, content);
+}
+
+void LoggingDriver::enter(LogEntry entry) {
+  entry.moment = clock_->fetch_add(1);
+  log_.push_back(std::move(entry));
 }
 
 absl::Status LoggingDriver::write(const IoVector& qiov, Sector sector) {
@@ -76,41 +84,41 @@ absl::Status LoggingDriver::write(const IoVector& qiov, Sector sector) {
   qiov.copy_to(0, bytes.data(), bytes.size());
   const ByteRange range{sector.byte_offset(), bytes.size()};
   absl::MutexLock lock(&mutex_);
-  log_.push_back({LogEntry::Kind::kWrite, range, std::move(bytes)});
+  enter({LogEntry::Kind::kWrite, range, std::move(bytes)});
   return memory_.write(qiov, sector);
 }
 
 absl::Status LoggingDriver::flush() {
   absl::MutexLock lock(&mutex_);
-  log_.push_back({honest_(++flushes_) ? LogEntry::Kind::kFlush
-                                      : LogEntry::Kind::kIgnoredFlush});
+  enter({honest_(++flushes_) ? LogEntry::Kind::kFlush
+                             : LogEntry::Kind::kIgnoredFlush});
   return absl::OkStatus();
 }
 
 absl::Status LoggingDriver::discard(ByteRange range) {
   absl::MutexLock lock(&mutex_);
-  log_.push_back({LogEntry::Kind::kZeroes, range});
+  enter({LogEntry::Kind::kZeroes, range});
   return memory_.discard(range);
 }
 
 absl::Status LoggingDriver::write_zeroes(ByteRange range,
                                          WriteZeroesFlags flags) {
   absl::MutexLock lock(&mutex_);
-  log_.push_back({LogEntry::Kind::kZeroes, range});
+  enter({LogEntry::Kind::kZeroes, range});
   return memory_.write_zeroes(range, flags);
 }
 
 absl::Status LoggingDriver::set_length(uint64_t length_bytes,
                                        SetLengthMode mode) {
   absl::MutexLock lock(&mutex_);
-  log_.push_back({LogEntry::Kind::kLength, {}, {}, length_bytes});
+  enter({LogEntry::Kind::kLength, {}, {}, length_bytes});
   return memory_.set_length(length_bytes, mode);
 }
 
 size_t LoggingDriver::mark() {
   absl::MutexLock lock(&mutex_);
-  log_.push_back({LogEntry::Kind::kMark});
-  return log_.size();
+  enter({LogEntry::Kind::kMark});
+  return log_.back().moment + 1;
 }
 
 std::vector<LogEntry> LoggingDriver::entries() const {
@@ -119,16 +127,17 @@ std::vector<LogEntry> LoggingDriver::entries() const {
 }
 
 std::string CutDisk::cut(size_t moment, std::mt19937_64* random) {
+  size_t end = durable_until_;
   size_t last_flush = durable_until_;
-  for (size_t i = durable_until_; i < moment; ++i) {
-    if (log_[i].kind == LogEntry::Kind::kFlush) last_flush = i + 1;
+  for (; end < log_.size() && log_[end].moment < moment; ++end) {
+    if (log_[end].kind == LogEntry::Kind::kFlush) last_flush = end + 1;
   }
   for (; durable_until_ < last_flush; ++durable_until_) {
     apply(log_[durable_until_], &durable_);
   }
   std::string file = durable_;
   const Luck luck = Luck::draw(random);
-  for (size_t i = durable_until_; i < moment; ++i) {
+  for (size_t i = durable_until_; i < end; ++i) {
     apply_partly(log_[i], luck, random, &file);
   }
   return file;

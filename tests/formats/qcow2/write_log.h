@@ -9,6 +9,7 @@
 #ifndef SPINDLE_TESTS_FORMATS_QCOW2_WRITE_LOG_H_
 #define SPINDLE_TESTS_FORMATS_QCOW2_WRITE_LOG_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -30,7 +31,13 @@ struct LogEntry {
   ByteRange range = {};    // kWrite, kZeroes
   std::string bytes = {};  // kWrite
   uint64_t length = 0;     // kLength: the file's new length
+  // When: as the clock says.  With a clock of its own, the index in the log.
+  size_t moment = 0;
 };
+
+// What counts the entries of all logs that share it, so that they can be cut at
+// one moment.
+using LogClock = std::atomic<size_t>;
 
 // A driver over memory that logs.  Each change and its entry are one step.
 class LoggingDriver final : public BlockDriver {
@@ -39,7 +46,8 @@ class LoggingDriver final : public BlockDriver {
   // said, as by a disk that lies.
   using HonestFlush = std::function<bool(int number)>;
 
-  LoggingDriver(const std::string& content, HonestFlush honest);
+  LoggingDriver(const std::string& content, HonestFlush honest,
+                std::shared_ptr<LogClock> clock = nullptr);
 
   absl::Status read(const IoVector& qiov, Sector sector) override {
     return memory_.read(qiov, sector);
@@ -54,14 +62,17 @@ class LoggingDriver final : public BlockDriver {
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) override;
   absl::Status set_length(uint64_t length_bytes, SetLengthMode mode) override;
 
-  // A moment in the file's life, like no other: what was entered before has a
-  // lower index in entries(), what comes later has not.
+  // A moment like no other: what was entered before, in any log of this clock,
+  // has a lower one, what comes later has not.
   size_t mark() ABSL_LOCKS_EXCLUDED(mutex_);
   std::vector<LogEntry> entries() const ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
+  void enter(LogEntry entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
   MemoryDriver memory_;
   const HonestFlush honest_;
+  const std::shared_ptr<LogClock> clock_;
   mutable absl::Mutex mutex_;
   std::vector<LogEntry> log_ ABSL_GUARDED_BY(mutex_);
   int flushes_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -74,7 +85,7 @@ class CutDisk {
   CutDisk(std::string initial, std::vector<LogEntry> log)
       : durable_(std::move(initial)), log_(std::move(log)) {}
 
-  // The file after a cut behind the first `moment` entries.
+  // The file after a cut behind the entries that came before `moment`.
   // REQUIRES: moments never decrease from call to call.
   std::string cut(size_t moment, std::mt19937_64* random);
 
