@@ -311,9 +311,13 @@ class BlockDriver {
                               Preallocation preallocation);
 
   // Looks for damage, and repairs what the options ask for.  Nothing may be
-  // written through this driver meanwhile; reads may.
+  // written through this driver meanwhile; reads may.  A repair stops requests
+  // as long as it takes; a check makes nobody wait for its end: what must have
+  // the image to itself (a snapshot, a resize, reopen(), ...) goes ahead, and
+  // the check gives up.
   // REQUIRES: !read_only() if anything shall be repaired.
-  // Errors: kCancelled; others only where nothing could be checked at all.
+  // Errors: kCancelled; kAborted if somebody had the image to himself
+  // meanwhile; others only where nothing could be checked at all.
   virtual absl::StatusOr<CheckResult> check(const CheckOptions& options);
 
   // Internal snapshots.  Requests may be in flight; each operation stops them

@@ -38,6 +38,7 @@ void Gate::close() {
   absl::MutexLock lock(&mutex_);
   while (closer_present_) changed_.Wait(&mutex_);
   closer_present_ = true;
+  times_closed_.fetch_add(1, std::memory_order_release);
   closed_.store(true, std::memory_order_seq_cst);
   while (!nobody_inside()) changed_.Wait(&mutex_);
 }

@@ -57,6 +57,12 @@ class Gate {
     bool entered_ = false;
   };
 
+  // How often it has been closed: who was outside for a while sees whether
+  // somebody had the image to himself meanwhile.
+  uint64_t times_closed() const {
+    return times_closed_.load(std::memory_order_acquire);
+  }
+
   // The gate closed, with nobody inside, until the destructor opens it.
   // Closers wait for each other.
   class Closure {
@@ -87,6 +93,7 @@ class Gate {
 
   std::array<Shard, kShards> shards_;
   std::atomic<bool> closed_{false};
+  std::atomic<uint64_t> times_closed_{0};
 
   // Taken only while the gate is closed or being closed.
   absl::Mutex mutex_;

@@ -5,7 +5,9 @@
 #include <optional>
 #include <utility>
 
+#include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "engine/access.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
@@ -128,14 +130,34 @@ absl::Status BitmapDirectoryReader::check(const BitmapEntry& entry) const {
 absl::Status BitmapDirectoryReader::read_strings(uint64_t extra_bytes,
                                                  uint64_t name_bytes,
                                                  BitmapEntry* entry) {
-  std::string both(extra_bytes + name_bytes, '\0');
+  const uint64_t at = directory_.offset + position_ + kBitmapEntryBytes;
+  if (extra_data_ == ExtraData::kKeep) {
+    entry->extra_data.resize(extra_bytes);
+    absl::Status status = file_->read(
+        Purpose::kBitmapLoad, entry->extra_data.data(), extra_bytes, at);
+    if (!status.ok()) return status;
+  }
+  entry->name.resize(name_bytes);
+  return file_->read(Purpose::kBitmapLoad, entry->name.data(), name_bytes,
+                     at + extra_bytes);
+}
+
+absl::StatusOr<bool> BitmapDirectoryReader::is_taken(const std::string& name) {
+  const auto [known, is_new] =
+      positions_.emplace(absl::HashOf(absl::string_view(name)), position_);
+  if (is_new) return false;
+  std::array<uint8_t, kBitmapEntryBytes> bytes{};
+  const uint64_t at = directory_.offset + known->second;
   absl::Status status =
-      file_->read(Purpose::kBitmapLoad, both.data(), both.size(),
-                  directory_.offset + position_ + kBitmapEntryBytes);
+      file_->read(Purpose::kBitmapLoad, bytes.data(), bytes.size(), at);
   if (!status.ok()) return status;
-  entry->extra_data = both.substr(0, extra_bytes);
-  entry->name = both.substr(extra_bytes);
-  return absl::OkStatus();
+  std::string other(load_big16(&bytes[kBitmapNameSizeOffset]), '\0');
+  if (other.size() != name.size()) return false;
+  const uint64_t extra_bytes = load_big32(&bytes[kBitmapExtraSizeOffset]);
+  status = file_->read(Purpose::kBitmapLoad, other.data(), other.size(),
+                       at + kBitmapEntryBytes + extra_bytes);
+  if (!status.ok()) return status;
+  return other == name;
 }
 
 absl::StatusOr<BitmapEntry> BitmapDirectoryReader::next() {
@@ -172,7 +194,9 @@ absl::StatusOr<BitmapEntry> BitmapDirectoryReader::next() {
   status = check(entry);
   if (status.ok()) status = read_strings(extra_bytes, name_bytes, &entry);
   if (!status.ok()) return status;
-  if (!names_.insert(entry.name).second) {
+  const absl::StatusOr<bool> taken = is_taken(entry.name);
+  if (!taken.ok()) return taken.status();
+  if (*taken) {
     return absl::DataLossError(
         absl::StrCat("qcow2: bitmap directory: two bitmaps have the name '",
                      entry.name, "'"));

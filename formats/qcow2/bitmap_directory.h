@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "absl/container/flat_hash_set.h"
+#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "engine/byte_channel.h"
@@ -58,10 +58,16 @@ std::string serialize_bitmaps_extension(const BitmapDirectory& directory);
 // Reads the directory entry by entry.
 class BitmapDirectoryReader {
  public:
+  // What extra data there is may be long, and only who writes the directory
+  // anew needs it.
+  enum class ExtraData { kKeep, kSkip };
+
   // `file` must outlive this.
   BitmapDirectoryReader(ByteChannel* file, const Header& header,
-                        const BitmapDirectory& directory)
-      : file_(file),
+                        const BitmapDirectory& directory,
+                        ExtraData extra_data = ExtraData::kKeep)
+      : extra_data_(extra_data),
+        file_(file),
         cluster_bytes_(header.cluster_size_bytes()),
         size_bytes_(header.size_bytes),
         directory_(directory) {}
@@ -74,16 +80,20 @@ class BitmapDirectoryReader {
 
  private:
   absl::Status check(const BitmapEntry& entry) const;
+  // True if an earlier entry has this name.
+  absl::StatusOr<bool> is_taken(const std::string& name);
   absl::Status read_strings(uint64_t extra_bytes, uint64_t name_bytes,
                             BitmapEntry* entry);
 
+  const ExtraData extra_data_;
   ByteChannel* const file_;
   const uint64_t cluster_bytes_;
   const uint64_t size_bytes_;
   const BitmapDirectory directory_;
   uint32_t index_ = 0;
   uint64_t position_ = 0;
-  absl::flat_hash_set<std::string> names_;
+  // Where entries stand, by a hash of their names: these may take 64 MiB.
+  absl::flat_hash_map<size_t, uint64_t> positions_;
 };
 
 // All of it.  Errors: those above, and kDataLoss if it does not lie within the

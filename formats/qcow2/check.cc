@@ -30,12 +30,20 @@ constexpr uint64_t kMaxClusters = INT32_MAX;
 
 class Check {
  public:
-  Check(ByteChannel* file, const Header& header, const CheckOptions& options)
+  Check(ByteChannel* file, const Header& header, const CheckOptions& options,
+        const CheckPause& pause)
       : context_(file, header, options),
         stored_(&context_),
-        snapshot_table_(&context_) {}
+        snapshot_table_(&context_) {
+    context_.pause = pause;
+  }
 
   absl::StatusOr<CheckResult> run();
+  // What a new snapshot table has changed: who refers to what.
+  absl::Status run_second() {
+    is_second_ = true;
+    return run().status();
+  }
 
  private:
   using Fix = StoredRefcounts::Fix;
@@ -58,6 +66,8 @@ class Check {
   absl::Status append_clusters(ByteRange place);
   absl::Status clear_marks();
 
+  // The check after a repair: the snapshot table is as it will be.
+  bool is_second_ = false;
   CheckContext context_;
   StoredRefcounts stored_;
   SnapshotTableRepair snapshot_table_;
@@ -206,27 +216,26 @@ absl::Status Check::append_clusters(ByteRange place) {
 
 absl::Status Check::write_snapshot_table() {
   const Geometry& geometry = context_.geometry;
-  const absl::StatusOr<std::vector<uint8_t>> table =
-      snapshot_table_.serialize();
-  if (!table.ok()) return table.status();
-  const uint64_t count = geometry.clusters_for(table->size());
+  const absl::StatusOr<uint64_t> length = snapshot_table_.new_length_bytes();
+  if (!length.ok()) return length.status();
+  const uint64_t count = geometry.clusters_for(*length);
   const std::optional<uint64_t> free = stored_.find_free(count);
   const uint64_t offset = geometry.cluster_offset(free.value_or(
       std::max(geometry.clusters_for(context_.file_bytes()), clusters_)));
-  absl::Status status = context_.file->write(
-      Purpose::kSnapshotUpdate, table->data(), table->size(), offset);
+  absl::Status status = snapshot_table_.write_new_table(offset);
   if (status.ok()) {
     status = free.has_value() ? stored_.take(*free, count)
-                              : append_clusters({offset, table->size()});
+                              : append_clusters({offset, *length});
   }
   if (status.ok()) status = context_.file->flush();
   if (status.ok()) status = snapshot_table_.switch_header(offset);
   if (!status.ok()) return status;
   // The old one's clusters may be something else's, too: counted anew.
   const CheckOptions silent{.fix_leaks = true,
+                            .fix_errors = true,
                             .executor = options().executor,
                             .cancelled = options().cancelled};
-  return check_image(context_.file, context_.header, silent).status();
+  return Check(context_.file, context_.header, silent, nullptr).run_second();
 }
 
 absl::Status Check::clear_marks() {
@@ -251,6 +260,10 @@ absl::StatusOr<CheckResult> Check::run() {
   if (!status.ok()) return status;
   context_.expect_steps(snapshot_table_.l1_entry_count());
   status = make_counter();
+  // Compared, and kept.
+  if (status.ok())
+    context_.expect_steps(
+        2 * StoredRefcounts::steps_for(counter_->cluster_count()));
   if (status.ok()) status = stored_.load();
   if (status.ok()) status = count(options().fix_errors);
   if (status.ok()) status = settle_refcounts();
@@ -271,8 +284,8 @@ absl::StatusOr<CheckResult> Check::run() {
   // QEMU counts in sectors.
   result().total_clusters = geometry.clusters_for(
       align_down(context_.header.size_bytes, kSectorSizeBytes));
-  if (options().fix_errors && snapshot_table_.corruptions() != 0 &&
-      result().check_errors == 0) {
+  if (options().fix_errors && !is_second_ &&
+      snapshot_table_.corruptions() != 0 && result().check_errors == 0) {
     status = write_snapshot_table();
     if (!status.ok()) {
       context_.say(absl::StrCat("ERROR failed to update snapshot table: ",
@@ -285,14 +298,16 @@ absl::StatusOr<CheckResult> Check::run() {
     status = clear_marks();
     if (!status.ok()) return status;
   }
+  context_.finish();
   return result();
 }
 
 }  // namespace
 
 absl::StatusOr<CheckResult> check_image(ByteChannel* file, const Header& header,
-                                        const CheckOptions& options) {
-  return Check(file, header, options).run();
+                                        const CheckOptions& options,
+                                        const CheckPause& pause) {
+  return Check(file, header, options, pause).run();
 }
 
 absl::StatusOr<Header> read_header_for_check(ByteChannel* file) {
@@ -319,10 +334,11 @@ absl::StatusOr<Header> read_header_for_check(ByteChannel* file) {
 }
 
 absl::StatusOr<CheckResult> check_file(ByteChannel* file,
-                                       const CheckOptions& options) {
+                                       const CheckOptions& options,
+                                       const CheckPause& pause) {
   const absl::StatusOr<Header> header = read_header_for_check(file);
   if (!header.ok()) return header.status();
-  return check_image(file, *header, options);
+  return check_image(file, *header, options, pause);
 }
 
 }  // namespace spindle::qcow2

@@ -1,7 +1,8 @@
 // What the parts of one check share.
 //
 // Thread safety: file, header, options, interrupted() and wants_lines(), from
-// any thread; everything else belongs to the thread that runs the check.
+// any thread; everything else belongs to the thread that runs the check.  It
+// calls next_piece() often, with nothing else under way.
 #ifndef SPINDLE_FORMATS_QCOW2_CHECK_CONTEXT_H_
 #define SPINDLE_FORMATS_QCOW2_CHECK_CONTEXT_H_
 
@@ -58,9 +59,26 @@ class CheckContext {
     return absl::CancelledError("the check was cancelled");
   }
 
+  // Between two pieces of the check: whoever has waited for one may go first.
+  // Errors: kCancelled; those of `pause`.
+  absl::Status next_piece() const {
+    absl::Status status = interrupted();
+    return status.ok() && pause ? pause() : status;
+  }
+  std::function<absl::Status()> pause = nullptr;
+
+  // Progress: the steps that are known to come, before the first is done, and
+  // those that have been.
   void expect_steps(uint64_t steps) { total_ += steps; }
   void advance(uint64_t steps) {
-    done_ = std::min(done_ + steps, total_);
+    if (steps == 0) return;
+    // The end is said by finish().
+    done_ = std::min(done_ + steps, total_ == 0 ? 0 : total_ - 1);
+    if (options.progress) options.progress(done_, total_);
+  }
+  void finish() {
+    total_ = std::max<uint64_t>(total_, 1);
+    done_ = total_;
     if (options.progress) options.progress(done_, total_);
   }
 

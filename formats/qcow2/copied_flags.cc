@@ -28,10 +28,10 @@ class FlagCheck {
   std::optional<uint64_t> refcount_at(uint64_t offset) const {
     return stored_.get(context_->geometry.cluster_index(offset));
   }
-  void check_table(const L2Place& place, Findings* findings);
-  void check_l1_entry(const L2Place& place, uint64_t refcount,
+  void check_piece(const L2Piece& piece, Findings* findings);
+  void check_l1_entry(const L2Piece& piece, uint64_t refcount,
                       Findings* findings);
-  void check_l2_entries(const L2Place& place, Findings* findings);
+  void check_l2_entries(const L2Piece& piece, Findings* findings);
 
   CheckContext* const context_;
   const StoredRefcounts& stored_;
@@ -46,30 +46,30 @@ absl::Status FlagCheck::run() {
       context_,
       {context_->header.l1_table_offset, context_->header.l1_entry_count},
       repairs() ? WalkOrder::kOneByOne : WalkOrder::kParallel,
-      [this](const L2Place& place, Findings* findings) {
-        if (place.offset != 0) check_table(place, findings);
+      [this](const L2Piece& piece, Findings* findings) {
+        if (piece.table_offset != 0) check_piece(piece, findings);
       });
 }
 
-void FlagCheck::check_table(const L2Place& place, Findings* findings) {
-  const std::optional<uint64_t> refcount = refcount_at(place.offset);
+void FlagCheck::check_piece(const L2Piece& piece, Findings* findings) {
+  const std::optional<uint64_t> refcount = refcount_at(piece.table_offset);
   if (!refcount.has_value()) return;
-  check_l1_entry(place, *refcount, findings);
-  check_l2_entries(place, findings);
+  if (piece.begins_table()) check_l1_entry(piece, *refcount, findings);
+  check_l2_entries(piece, findings);
 }
 
-void FlagCheck::check_l1_entry(const L2Place& place, uint64_t refcount,
+void FlagCheck::check_l1_entry(const L2Piece& piece, uint64_t refcount,
                                Findings* findings) {
-  if ((refcount == 1) == ((place.l1_entry & kEntryCopied) != 0)) return;
+  if ((refcount == 1) == ((piece.l1_entry & kEntryCopied) != 0)) return;
   const bool repairing = repairs() && ranges_->l1_is_separate();
-  findings->note({Finding::Kind::kCopiedOfL2Table, repairing, place.l1_index,
-                  place.l1_entry, refcount});
+  findings->note({Finding::Kind::kCopiedOfL2Table, repairing, piece.l1_index,
+                  piece.l1_entry, refcount});
   if (repairing) {
     std::array<uint8_t, kL1EntryBytes> bytes{};
-    store_big64(bytes.data(), place.l1_entry ^ kEntryCopied);
+    store_big64(bytes.data(), piece.l1_entry ^ kEntryCopied);
     const absl::Status written = context_->file->write(
         Purpose::kL1Update, bytes.data(), bytes.size(),
-        context_->header.l1_table_offset + place.l1_index * kL1EntryBytes);
+        context_->header.l1_table_offset + piece.l1_index * kL1EntryBytes);
     if (written.ok()) {
       ++findings->counts.corruptions_fixed;
       return;
@@ -79,19 +79,20 @@ void FlagCheck::check_l1_entry(const L2Place& place, uint64_t refcount,
   ++findings->counts.corruptions;
 }
 
-void FlagCheck::check_l2_entries(const L2Place& place, Findings* findings) {
-  L2TableBytes table;
-  if (!table.read(*context_, place.offset).ok()) {
-    ++findings->counts.check_errors;
+void FlagCheck::check_l2_entries(const L2Piece& piece, Findings* findings) {
+  L2Entries entries;
+  if (!entries.read(*context_, piece).ok()) {
+    findings->unreadable = Findings::Unreadable::kSaidBefore;
     return;
   }
   const uint64_t cluster_bytes = context_->geometry.cluster_bytes();
   // An entry in a table that is not aligned may be anything.
-  const bool repairing = repairs() && is_aligned(place.offset, cluster_bytes) &&
-                         !ranges_->overlaps({place.offset, cluster_bytes});
+  const bool repairing =
+      repairs() && is_aligned(piece.table_offset, cluster_bytes) &&
+      !ranges_->overlaps({piece.table_offset, cluster_bytes});
   uint64_t wrong = 0;
-  for (uint64_t i = 0; i < table.entry_count(); ++i) {
-    const uint64_t raw = table.entry(i);
+  for (uint64_t i = 0; i < entries.count(); ++i) {
+    const uint64_t raw = entries.entry(i);
     const uint64_t host = raw & kL2OffsetMask;
     if (host == 0 || (raw & kL2Compressed) != 0) continue;
     std::optional<uint64_t> refcount = 1;
@@ -101,14 +102,14 @@ void FlagCheck::check_l2_entries(const L2Place& place, Findings* findings) {
       continue;
     }
     findings->note({Finding::Kind::kCopiedOfData, repairing, raw, *refcount});
-    table.set_entry(i, raw ^ kEntryCopied);
+    entries.set_entry(i, raw ^ kEntryCopied);
     ++wrong;
   }
   if (wrong == 0) return;
   if (repairing) {
     const absl::Status written =
-        context_->file->write(Purpose::kL2Update, table.bytes().data(),
-                              table.bytes().size(), place.offset);
+        context_->file->write(Purpose::kL2Update, entries.bytes().data(),
+                              entries.bytes().size(), entries.offset());
     if (written.ok()) {
       findings->counts.corruptions_fixed += wrong;
       return;
@@ -131,22 +132,25 @@ void MetadataRanges::sort() {
             [](const ByteRange& a, const ByteRange& b) {
               return a.offset < b.offset;
             });
-  std::vector<ByteRange> merged;
+  // Merged in place: there may be a million.
+  size_t count = 0;
   for (const ByteRange& range : ranges_) {
-    if (merged.empty() || range.offset > merged.back().end()) {
-      merged.push_back(range);
-    } else {
-      merged.back().length =
-          std::max(merged.back().end(), range.end()) - merged.back().offset;
+    if (count == 0 || range.offset > ranges_[count - 1].end()) {
+      ranges_[count++] = range;
+      continue;
     }
+    ByteRange& last = ranges_[count - 1];
+    last.length = std::max(last.end(), range.end()) - last.offset;
   }
-  ranges_ = std::move(merged);
+  ranges_.resize(count);
 }
 
 absl::StatusOr<MetadataRanges> MetadataRanges::collect(
     const CheckContext& context, const StoredRefcounts& stored) {
   const Header& header = context.header;
   MetadataRanges result;
+  result.ranges_.reserve(stored.table_entry_count() + header.snapshot_count +
+                         4);
   result.add(0, header.cluster_size_bytes());
   result.add(header.refcount_table_offset, header.refcount_table_bytes());
   for (uint64_t i = 0; i < stored.table_entry_count(); ++i) {

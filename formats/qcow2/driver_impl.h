@@ -180,6 +180,8 @@ class Qcow2Driver final : public BlockDriver {
     return is_within({sector.byte_offset(), qiov.length_bytes()});
   }
   absl::Status finish_change(absl::Status status);
+  // check() that changes what it finds.
+  absl::StatusOr<CheckResult> repair(const CheckOptions& options);
   // resize(), with the gate closed.
   absl::Status change_length(uint64_t length_bytes,
                              Preallocation preallocation);

@@ -1,6 +1,8 @@
 // Qcow2Driver: what is done to a whole image.
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -19,15 +21,28 @@ namespace spindle::qcow2 {
 // ---- Check ------------------------------------------------------------------
 
 absl::StatusOr<CheckResult> Qcow2Driver::check(const CheckOptions& options) {
-  if (!options.fix_leaks && !options.fix_errors) {
-    const Gate::Passage inside(&gate_);
-    if (parts_ == nullptr) return inactive_error();
-    // What is cached must be in the file.
-    absl::Status status =
-        read_only() ? absl::OkStatus() : parts_->image->rounds().settle();
-    if (!status.ok()) return status;
-    return check_file(&parts_->image->file(), options);
-  }
+  if (options.fix_leaks || options.fix_errors) return repair(options);
+  std::optional<Gate::Passage> inside(std::in_place, &gate_);
+  if (parts_ == nullptr) return inactive_error();
+  // What is cached must be in the file.
+  absl::Status status =
+      read_only() ? absl::OkStatus() : parts_->image->rounds().settle();
+  if (!status.ok()) return status;
+  const uint64_t times_closed = gate_.times_closed();
+  // Lets a closer go first; what it did to parts_ does not matter here.
+  const auto pause = [&] {
+    inside.reset();
+    inside.emplace(&gate_);
+    return gate_.times_closed() == times_closed
+               ? absl::OkStatus()
+               : absl::AbortedError(
+                     "the image may have been changed while it was checked");
+  };
+  ByteChannel file(file_);
+  return check_file(&file, options, pause);
+}
+
+absl::StatusOr<CheckResult> Qcow2Driver::repair(const CheckOptions& options) {
   // Closed for all of a repair: it changes what the caches have.
   const Gate::Closure closed(&gate_);
   if (parts_ == nullptr) return inactive_error();

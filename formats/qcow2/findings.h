@@ -62,7 +62,22 @@ class Findings {
   explicit Findings(bool keep_lines) : keep_lines_(keep_lines) {}
 
   CheckResult counts;
+  // The piece's table could not be read: counted once for a table.
+  enum class Unreadable { kNo, kSay, kSaidBefore };
+  Unreadable unreadable = Unreadable::kNo;
+  // Where the data of a piece begin, and where they would go on; 0: none.
+  struct DataRun {
+    uint64_t begin = 0;
+    uint64_t end = 0;
+  };
+  DataRun data;
 
+  // A cluster with data; 0 counts as none.
+  void add_data(uint64_t offset, uint64_t cluster_bytes) {
+    if (data.end != 0 && offset != data.end) ++counts.fragmented_clusters;
+    if (data.begin == 0) data.begin = offset;
+    data.end = offset + cluster_bytes;
+  }
   // A corruption that stays.
   void corruption(const Finding& finding) {
     ++counts.corruptions;
@@ -92,7 +107,7 @@ class Findings {
   static constexpr size_t kMaxLines = size_t{1} << 20;
   static constexpr size_t kManyLines = size_t{1} << 14;
 
-  const bool keep_lines_;
+  bool keep_lines_;
   uint64_t dropped_lines_ = 0;
   std::deque<Finding> lines_;
 };

@@ -162,6 +162,7 @@ inline constexpr uint64_t kSnapshotNoIcount = ~uint64_t{0};
 
 // The header extension.
 inline constexpr size_t kBitmapsCountOffset = 0;
+inline constexpr size_t kBitmapsReservedOffset = 4;
 inline constexpr size_t kBitmapsDirectorySizeOffset = 8;
 inline constexpr size_t kBitmapsDirectoryOffsetOffset = 16;
 inline constexpr size_t kBitmapsExtensionBytes = 24;
@@ -228,6 +229,9 @@ inline constexpr uint32_t kMaxDataFilenameBytes = 4095;
 inline constexpr uint64_t kMaxHostOffset = (uint64_t{1} << 56) - 1;
 // Guest sizes fit a signed 64-bit file offset.
 inline constexpr uint64_t kMaxSizeBytes = (uint64_t{1} << 63) - 1;
+// QEMU reads and writes nothing beyond this in any file.
+inline constexpr uint64_t kMaxFileBytes =
+    (uint64_t{1} << 63) - (uint64_t{1} << 30);
 
 }  // namespace spindle::qcow2
 

@@ -78,56 +78,58 @@ absl::Status ReferenceWalk::count_l1(const L1Place& l1, bool active) {
     return errno_status(EIO, "an L1 table lies beyond what a file can have");
   }
   return walk_l2_tables(context_, l1, WalkOrder::kParallel,
-                        [&](const L2Place& place, Findings* of_piece) {
-                          count_l2(place, active, of_piece);
+                        [&](const L2Piece& piece, Findings* of_piece) {
+                          count_l2(piece, active, of_piece);
                         });
 }
 
-void ReferenceWalk::count_l2(const L2Place& place, bool active,
+void ReferenceWalk::count_l2(const L2Piece& piece, bool active,
                              Findings* findings) {
-  if ((place.l1_entry & kL1ReservedMask) != 0) {
-    findings->corruption(
-        {Finding::Kind::kL1ReservedBits, false, place.l1_entry});
+  if (piece.begins_table()) {
+    if ((piece.l1_entry & kL1ReservedMask) != 0) {
+      findings->corruption(
+          {Finding::Kind::kL1ReservedBits, false, piece.l1_entry});
+    }
+    count(piece.table_offset, context_->geometry.cluster_bytes(), findings);
+    if (context_->geometry.offset_in_cluster(piece.table_offset) != 0) {
+      findings->corruption(
+          {Finding::Kind::kL2TableUnaligned, false, piece.table_offset});
+    }
   }
-  count(place.offset, context_->geometry.cluster_bytes(), findings);
-  if (context_->geometry.offset_in_cluster(place.offset) != 0) {
-    findings->corruption(
-        {Finding::Kind::kL2TableUnaligned, false, place.offset});
-  }
-  L2TableBytes table;
-  if (!table.read(*context_, place.offset).ok()) {
-    findings->check_error({Finding::Kind::kL2TableUnreadable});
+  L2Entries entries;
+  if (!entries.read(*context_, piece).ok()) {
+    findings->unreadable = Findings::Unreadable::kSay;
     return;
   }
-  // 0: the first one is in line with nothing.
-  uint64_t next_contiguous = 0;
-  for (uint64_t i = 0; i < table.entry_count(); ++i) {
-    const uint64_t raw = table.entry(i);
-    if (raw == 0 && table.bitmap(i) == 0) continue;
+  for (uint64_t i = 0; i < entries.count(); ++i) {
+    const uint64_t raw = entries.entry(i);
+    if (raw == 0 && entries.bitmap(i) == 0) continue;
     if ((raw & kL2Compressed) != 0) {
-      count_compressed(table, i, active, findings);
+      count_compressed(entries, piece, i, active, findings);
     } else {
-      count_standard(table, place, i, active, &next_contiguous, findings);
+      count_standard(entries, piece, i, active, findings);
     }
   }
 }
 
-void ReferenceWalk::count_compressed(const L2TableBytes& table, uint64_t index,
+void ReferenceWalk::count_compressed(const L2Entries& entries,
+                                     const L2Piece& piece, uint64_t index,
                                      bool active, Findings* findings) {
-  const uint64_t raw = table.entry(index);
+  const uint64_t raw = entries.entry(index);
+  const uint64_t in_table = piece.first_entry + index;
   const CompressedExtent extent = L2Entry(raw).compressed(context_->geometry);
   if ((raw & kEntryCopied) != 0) {
     findings->corruption(
         {Finding::Kind::kCompressedCopied, false, extent.host.bytes});
   }
   if (context_->header.has_data_file()) {
-    findings->corruption({Finding::Kind::kCompressedExternal, false, index,
+    findings->corruption({Finding::Kind::kCompressedExternal, false, in_table,
                           raw & ~kEntryCopied});
     return;
   }
-  if (table.bitmap(index) != 0) {
-    findings->corruption({Finding::Kind::kCompressedSubclusters, false, index,
-                          raw & ~kEntryCopied});
+  if (entries.bitmap(index) != 0) {
+    findings->corruption({Finding::Kind::kCompressedSubclusters, false,
+                          in_table, raw & ~kEntryCopied});
     return;
   }
   count(extent.host.bytes, extent.bytes, findings);
@@ -138,12 +140,11 @@ void ReferenceWalk::count_compressed(const L2TableBytes& table, uint64_t index,
   ++findings->counts.fragmented_clusters;
 }
 
-void ReferenceWalk::count_standard(const L2TableBytes& table,
-                                   const L2Place& place, uint64_t index,
-                                   bool active, uint64_t* next_contiguous,
-                                   Findings* findings) {
-  const uint64_t raw = table.entry(index);
-  const uint64_t bitmap = table.bitmap(index);
+void ReferenceWalk::count_standard(const L2Entries& entries,
+                                   const L2Piece& piece, uint64_t index,
+                                   bool active, Findings* findings) {
+  const uint64_t raw = entries.entry(index);
+  const uint64_t bitmap = entries.bitmap(index);
   const bool extended = context_->header.extended_l2();
   if ((raw & kL2StandardReservedMask) != 0)
     findings->corruption({Finding::Kind::kL2ReservedBits, false, raw});
@@ -164,7 +165,9 @@ void ReferenceWalk::count_standard(const L2TableBytes& table,
   if (context_->geometry.offset_in_cluster(offset) != 0) {
     const bool holds_data =
         extended ? (bitmap & UINT32_MAX) != 0 : (raw & kL2ZeroFlag) == 0;
-    const bool zeroed = !holds_data && set_aside({place.offset, index, raw});
+    const bool zeroed =
+        !holds_data &&
+        set_aside({piece.table_offset, piece.first_entry + index, raw});
     findings->corruption({holds_data ? Finding::Kind::kDataUnaligned
                                      : Finding::Kind::kPreallocatedUnaligned,
                           zeroed, offset});
@@ -172,9 +175,7 @@ void ReferenceWalk::count_standard(const L2TableBytes& table,
   }
   if (active) {
     ++findings->counts.allocated_clusters;
-    if (*next_contiguous != 0 && offset != *next_contiguous)
-      ++findings->counts.fragmented_clusters;
-    *next_contiguous = offset + context_->geometry.cluster_bytes();
+    findings->add_data(offset, context_->geometry.cluster_bytes());
   }
   if (!context_->header.has_data_file())
     count(offset, context_->geometry.cluster_bytes(), findings);
@@ -197,6 +198,8 @@ absl::Status ReferenceWalk::count_snapshots() {
   const Header& header = context_->header;
   SnapshotTableReader reader(context_->file, header, LongExtraData::kCut);
   while (!reader.at_end()) {
+    absl::Status status = context_->next_piece();
+    if (!status.ok()) return status;
     const absl::StatusOr<Snapshot> snapshot = reader.next();
     if (!snapshot.ok()) return snapshot.status();
     const std::string& id = snapshot->info.id;
@@ -217,9 +220,8 @@ absl::Status ReferenceWalk::count_snapshots() {
           id, name, snapshot->l1_entry_count));
       continue;
     }
-    absl::Status status =
-        count_l1({snapshot->l1_table_offset, snapshot->l1_entry_count},
-                 /*active=*/false);
+    status = count_l1({snapshot->l1_table_offset, snapshot->l1_entry_count},
+                      /*active=*/false);
     if (!status.ok()) return status;
   }
   Findings findings(context_->wants_lines());
@@ -245,14 +247,17 @@ absl::Status ReferenceWalk::count_bitmaps() {
   Findings findings(context_->wants_lines());
   count(directory->offset, directory->length_bytes, &findings);
   context_->say(&findings);
-  BitmapDirectoryReader reader(context_->file, context_->header, *directory);
+  BitmapDirectoryReader reader(context_->file, context_->header, *directory,
+                               BitmapDirectoryReader::ExtraData::kSkip);
   while (!reader.at_end()) {
+    absl::Status status = context_->next_piece();
+    if (!status.ok()) return status;
     const absl::StatusOr<BitmapEntry> bitmap = reader.next();
     if (!bitmap.ok()) {
       ++context_->result.corruptions;
       return bitmap.status();
     }
-    absl::Status status =
+    status =
         count_bitmap_table(bitmap->table_offset, bitmap->table_entry_count);
     if (!status.ok()) return status;
   }
@@ -266,7 +271,7 @@ absl::Status ReferenceWalk::count_bitmap_table(uint64_t offset,
   count(offset, entry_count * kBitmapTableEntryBytes, &findings);
   std::vector<uint8_t> bytes;
   for (uint64_t first = 0; first < entry_count; first += kEntriesPerRead) {
-    absl::Status status = context_->interrupted();
+    absl::Status status = context_->next_piece();
     const uint64_t at = offset + first * kBitmapTableEntryBytes;
     if (!status.ok() || at >= file_bytes_) return status;
     const uint64_t entries = std::min(kEntriesPerRead, entry_count - first);
@@ -321,7 +326,7 @@ absl::Status ReferenceWalk::count_refcount_blocks(const StoredRefcounts& stored,
     if (findings.are_many()) context_->say(&findings);
   }
   context_->say(&findings);
-  return context_->interrupted();
+  return context_->next_piece();
 }
 
 }  // namespace spindle::qcow2

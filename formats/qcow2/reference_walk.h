@@ -62,12 +62,12 @@ class ReferenceWalk {
 
  private:
   absl::Status count_l1(const L1Place& l1, bool active);
-  void count_l2(const L2Place& place, bool active, Findings* findings);
-  void count_standard(const L2TableBytes& table, const L2Place& place,
-                      uint64_t index, bool active, uint64_t* next_contiguous,
-                      Findings* findings);
-  void count_compressed(const L2TableBytes& table, uint64_t index, bool active,
-                        Findings* findings);
+  void count_l2(const L2Piece& piece, bool active, Findings* findings);
+  // The entry `index` of the piece.
+  void count_standard(const L2Entries& entries, const L2Piece& piece,
+                      uint64_t index, bool active, Findings* findings);
+  void count_compressed(const L2Entries& entries, const L2Piece& piece,
+                        uint64_t index, bool active, Findings* findings);
   bool set_aside(const EntryToZero& entry) ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status count_snapshots();
   absl::Status count_bitmaps();

@@ -14,6 +14,11 @@
 #include "formats/qcow2/layout.h"
 
 namespace spindle::qcow2 {
+namespace {
+
+constexpr size_t kPieceBytes = size_t{64} << 10;
+
+}  // namespace
 
 // ---- Reading ----------------------------------------------------------------
 
@@ -57,6 +62,8 @@ absl::Status SnapshotTableRepair::read() {
   // Said when it is known how many there are.
   SnapshotTableReader reader(context_->file, header, LongExtraData::kCut);
   while (!reader.at_end()) {
+    status = context_->next_piece();
+    if (!status.ok()) return status;
     const uint32_t index = reader.index();
     const absl::StatusOr<Snapshot> snapshot = reader.next();
     if (!snapshot.ok()) return snapshot.status();
@@ -75,6 +82,8 @@ absl::Status SnapshotTableRepair::read_entries() {
       context_->file, header,
       repairs ? LongExtraData::kCut : LongExtraData::kRefuse);
   while (!reader.at_end()) {
+    absl::Status status = context_->next_piece();
+    if (!status.ok()) return status;
     const uint32_t index = reader.index();
     const absl::StatusOr<Snapshot> snapshot = reader.next();
     const bool too_long = !snapshot.ok() && reader.is_too_long() && repairs;
@@ -116,24 +125,52 @@ absl::Status SnapshotTableRepair::drop_snapshots(uint32_t count) {
 
 // ---- Writing ----------------------------------------------------------------
 
-absl::StatusOr<std::vector<uint8_t>> SnapshotTableRepair::serialize() const {
+absl::Status SnapshotTableRepair::serialize(Sink sink) const {
   SnapshotTableReader reader(context_->file, context_->header,
                              LongExtraData::kCut);
-  std::vector<uint8_t> table;
+  std::vector<uint8_t> piece;
+  uint64_t before = 0;
   while (!reader.at_end()) {
-    absl::Status status = context_->interrupted();
+    absl::Status status = context_->next_piece();
     if (!status.ok()) return status;
     const absl::StatusOr<Snapshot> snapshot = reader.next();
     if (!snapshot.ok()) return snapshot.status();
-    status = append_snapshot(*snapshot, &table);
+    status = append_snapshot(*snapshot, &piece);
     if (!status.ok()) return status;
-    if (table.size() <= kMaxSnapshotTableBytes) continue;
-    return errno_status(
-        EFBIG,
-        absl::StrCat("the snapshot table would have ", table.size(),
-                     " bytes and more: the limit is ", kMaxSnapshotTableBytes));
+    if (before + piece.size() > kMaxSnapshotTableBytes) {
+      return errno_status(EFBIG, absl::StrCat("the snapshot table would have ",
+                                              before + piece.size(),
+                                              " bytes and more: the limit is ",
+                                              kMaxSnapshotTableBytes));
+    }
+    if (piece.size() < kPieceBytes && !reader.at_end()) continue;
+    if (!reader.at_end())
+      piece.resize(align_up(piece.size(), kSnapshotAlignment));
+    status = sink(piece);
+    if (!status.ok()) return status;
+    before += piece.size();
+    piece.clear();
   }
-  return table;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> SnapshotTableRepair::new_length_bytes() const {
+  uint64_t length = 0;
+  absl::Status status = serialize([&length](absl::Span<const uint8_t> bytes) {
+    length += bytes.size();
+    return absl::OkStatus();
+  });
+  if (!status.ok()) return status;
+  return length;
+}
+
+absl::Status SnapshotTableRepair::write_new_table(uint64_t offset) const {
+  return serialize([&](absl::Span<const uint8_t> bytes) {
+    absl::Status status = context_->file->write(
+        Purpose::kSnapshotUpdate, bytes.data(), bytes.size(), offset);
+    offset += bytes.size();
+    return status;
+  });
 }
 
 absl::Status SnapshotTableRepair::switch_header(uint64_t offset) {

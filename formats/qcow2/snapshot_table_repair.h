@@ -10,10 +10,11 @@
 #define SPINDLE_FORMATS_QCOW2_SNAPSHOT_TABLE_REPAIR_H_
 
 #include <cstdint>
-#include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/types/span.h"
 #include "formats/qcow2/check_context.h"
 #include "formats/qcow2/snapshot_table.h"
 
@@ -36,15 +37,21 @@ class SnapshotTableRepair {
   // The L1 entries of all snapshots, for progress.
   uint64_t l1_entry_count() const { return l1_entry_count_; }
 
-  // The new table; at most kMaxSnapshotTableBytes.
+  // How long the new table is; at most kMaxSnapshotTableBytes.
   // Errors: EFBIG if it breaks the limit, kResourceExhausted if an entry does.
-  absl::StatusOr<std::vector<uint8_t>> serialize() const;
+  absl::StatusOr<uint64_t> new_length_bytes() const;
+  // Writes it to `offset`, not durably.
+  absl::Status write_new_table(uint64_t offset) const;
   // One write to the header, durably.  REQUIRES: the table at `offset` and its
   // refcounts are durable.
   absl::Status switch_header(uint64_t offset);
 
  private:
+  using Sink = absl::FunctionRef<absl::Status(absl::Span<const uint8_t> bytes)>;
+
   absl::Status check_place() const;
+  // Hands the new table over in pieces.
+  absl::Status serialize(Sink sink) const;
   absl::Status read_entries();
   // Without the last `count` ones.
   absl::Status drop_snapshots(uint32_t count);
