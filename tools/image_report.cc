@@ -121,11 +121,9 @@ Json describe_qcow2(const qcow2::Header& header, const Json& encryption,
   if (!bitmaps.empty()) data["bitmaps"] = describe_bitmaps(bitmaps);
   data["refcount-bits"] = header.refcount_bits();
   if (!encryption.is_null()) data["encrypt"] = encryption;
-  if (header.has_data_file()) {
-    if (header.find_extension(qcow2::kExtensionDataFile) != nullptr)
-      data["data-file"] = header.data_filename();
-    data["data-file-raw"] = header.data_file_is_raw();
-  }
+  if (header.find_extension(qcow2::kExtensionDataFile) != nullptr)
+    data["data-file"] = header.data_filename();
+  if (header.has_data_file()) data["data-file-raw"] = header.data_file_is_raw();
   if (version3) {
     data["corrupt"] = header.is_corrupt();
     data["extended-l2"] = header.extended_l2();
@@ -144,8 +142,8 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
   if (!wanted.ok()) return wanted.status();
   if (*wanted > head->size()) head = read_head(storage, channel, *wanted);
   if (!head.ok()) return head.status();
-  const absl::StatusOr<qcow2::Header> header =
-      qcow2::parse_header(*head, storage.length_bytes());
+  const absl::StatusOr<qcow2::Header> header = qcow2::parse_header(
+      *head, storage.length_bytes(), qcow2::TableChecks::kForReading);
   if (!header.ok()) return header.status();
 
   // QEMU counts in sectors.
@@ -154,7 +152,8 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
   report.encrypted = header->crypt_method != qcow2::kCryptNone;
   report.dirty = header->is_dirty();
   report.backing_filename = header->backing_filename;
-  report.backing_format = header->backing_format;
+  if (!report.backing_filename.empty())
+    report.backing_format = header->backing_format;
   const absl::StatusOr<qcow2::BitmapDirectory> directory =
       qcow2::find_bitmap_directory(*header);
   if (!directory.ok()) return directory.status();
@@ -164,11 +163,13 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
   const absl::StatusOr<Json> encryption = describe_encryption(channel, *header);
   if (!encryption.ok()) return encryption.status();
   report.format_specific = describe_qcow2(*header, *encryption, *bitmaps);
-  const absl::StatusOr<std::vector<qcow2::Snapshot>> snapshots =
-      qcow2::read_snapshot_table(channel, *header);
-  if (!snapshots.ok()) return snapshots.status();
-  for (const qcow2::Snapshot& snapshot : *snapshots)
-    report.snapshots.push_back(snapshot.info);
+  // Beyond the end of the file it finds zeroes, as whoever opens the image.
+  qcow2::SnapshotTableReader snapshots(channel, *header);
+  while (!snapshots.at_end()) {
+    absl::StatusOr<qcow2::Snapshot> snapshot = snapshots.next();
+    if (!snapshot.ok()) return snapshot.status();
+    report.snapshots.push_back(std::move(snapshot->info));
+  }
   return report;
 }
 
@@ -247,9 +248,8 @@ absl::StatusOr<ImageReport> report_inspected(
   if (report.format != "qcow2" && report.format != "qcow")
     return report_opened(inspected, std::move(report));
   absl::StatusOr<ImageReport> found =
-      report.format == "qcow"
-          ? report_qcow(&channel, std::move(report))
-          : report_qcow2(file, &channel, std::move(report));
+      report.format == "qcow" ? report_qcow(&channel, std::move(report))
+                              : report_qcow2(file, &channel, std::move(report));
   if (!found.ok()) return found;
   const absl::Status status = try_to_open(inspected, *found);
   if (!status.ok()) return status;

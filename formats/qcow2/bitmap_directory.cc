@@ -45,15 +45,17 @@ uint64_t bitmap_table_entries_for(uint64_t size_bytes,
 absl::StatusOr<BitmapDirectory> find_bitmap_directory(const Header& header) {
   const HeaderExtension* const extension =
       header.find_extension(kExtensionBitmaps);
-  if (extension == nullptr ||
-      (header.autoclear_features & kAutoclearBitmaps) == 0) {
-    return BitmapDirectory();
-  }
+  if (extension == nullptr) return BitmapDirectory();
   if (extension->data.size() != kBitmapsExtensionBytes) {
     return bad_directory("length of the extension", extension->data.size(),
                          absl::StrCat("it must be ", kBitmapsExtensionBytes));
   }
+  if ((header.autoclear_features & kAutoclearBitmaps) == 0)
+    return BitmapDirectory();
   const char* const data = extension->data.data();
+  const uint32_t reserved = load_big32(data + kBitmapsReservedOffset);
+  if (reserved != 0)
+    return bad_directory("reserved field", reserved, "it must be 0");
   BitmapDirectory directory;
   directory.count = load_big32(data + kBitmapsCountOffset);
   directory.length_bytes = load_big64(data + kBitmapsDirectorySizeOffset);

@@ -60,13 +60,18 @@ absl::StatusOr<BitmapsExtension::Layout> BitmapsExtension::find_layout(
   layout.name_bytes = parsed->backing_file_size;
   const uint64_t limit = layout.name != 0 ? layout.name : cluster_bytes_;
   uint64_t at = parsed->header_length;
+  if (limit < at) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the backing file's name is at offset ", layout.name,
+        ", within the header's ", at, " bytes: no extension can be added"));
+  }
   // As the parser saw them: no extension ends beyond the limit.
   while (limit - at >= kExtensionHeaderBytes) {
     const uint32_t type = load_big32(&header[at]);
     const uint64_t length = load_big32(&header[at + 4]);
     if (type == kExtensionEnd) break;
     const uint64_t end =
-        align_up(at + kExtensionHeaderBytes + length, kExtensionAlignment);
+        at + kExtensionHeaderBytes + align_up(length, kExtensionAlignment);
     if (type == kExtensionBitmaps && layout.extension == 0) {
       layout.extension = at;
       layout.extension_end = end;
@@ -79,6 +84,12 @@ absl::StatusOr<BitmapsExtension::Layout> BitmapsExtension::find_layout(
 
 absl::StatusOr<uint64_t> BitmapsExtension::new_name_place(
     const Layout& layout) const {
+  // Only with a header whose length is odd.
+  if (!in_one_sector(layout.end_marker, kExtensionHeaderBytes)) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "the header's extensions end at ", layout.end_marker,
+        ": no other can be added by a write that a power cut leaves whole"));
+  }
   const uint64_t needed =
       layout.end_marker + kWholeExtensionBytes + kExtensionHeaderBytes;
   uint64_t end = needed;
@@ -147,7 +158,7 @@ absl::Status BitmapsExtension::insert(const Layout& layout,
   absl::Status status =
       write_durably(layout.end_marker + kExtensionHeaderBytes, as_bytes(tail));
   if (!status.ok()) return status;
-  // Eight bytes at a multiple of eight.
+  // Eight bytes within one sector.
   std::array<uint8_t, kExtensionHeaderBytes> head{};
   store_big32(head.data(), kExtensionBitmaps);
   store_big32(&head[4], kBitmapsExtensionBytes);
@@ -156,8 +167,12 @@ absl::Status BitmapsExtension::insert(const Layout& layout,
 
 absl::Status BitmapsExtension::remove(const Layout& layout) {
   // Among others it stays: without the autoclear bit it means nothing, and they
-  // cannot all be moved by one write.
-  if (layout.extension_end != layout.end_marker) return absl::OkStatus();
+  // cannot all be moved by one write.  Nor can one that begins in two sectors
+  // be taken away.
+  if (layout.extension_end != layout.end_marker ||
+      !in_one_sector(layout.extension, kExtensionHeaderBytes)) {
+    return absl::OkStatus();
+  }
   absl::Status status = write_durably(layout.extension, big64(0));
   if (!status.ok()) return status;
   return write(

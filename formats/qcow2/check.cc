@@ -15,6 +15,7 @@
 #include "formats/qcow2/check_context.h"
 #include "formats/qcow2/copied_flags.h"
 #include "formats/qcow2/encryption.h"
+#include "formats/qcow2/header_file.h"
 #include "formats/qcow2/layout.h"
 #include "formats/qcow2/refcount_rebuild.h"
 #include "formats/qcow2/reference_counter.h"
@@ -311,23 +312,9 @@ absl::StatusOr<CheckResult> check_image(ByteChannel* file, const Header& header,
 }
 
 absl::StatusOr<Header> read_header_for_check(ByteChannel* file) {
-  // Beyond the end of the file the channel finds zeroes: a header that is cut
-  // short is read as far as it goes.
-  std::vector<uint8_t> head(
-      std::min<uint64_t>(file->length_bytes(), kVersion2HeaderBytes));
-  absl::Status status =
-      file->read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
-  if (!status.ok()) return status;
-  const absl::StatusOr<uint64_t> wanted =
-      header_read_length(head, kMaxHostOffset);
-  if (!wanted.ok()) return wanted.status();
-  head.resize(*wanted);
-  status = file->read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
-  if (!status.ok()) return status;
-  absl::StatusOr<Header> header =
-      parse_header(head, kMaxHostOffset, TableChecks::kLimitsOnly);
+  absl::StatusOr<Header> header = read_header(file, TableChecks::kForCheck);
   if (!header.ok()) return header;
-  status = check_known(*header);
+  absl::Status status = check_known(*header);
   if (status.ok()) status = find_luks_header(*header).status();
   if (!status.ok()) return status;
   return header;

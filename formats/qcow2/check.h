@@ -46,7 +46,7 @@ absl::StatusOr<CheckResult> check_image(ByteChannel* file, const Header& header,
                                         const CheckPause& pause = nullptr);
 
 // The header, as far as a check needs it right.
-// Errors: those of parse_header() with TableChecks::kLimitsOnly and of
+// Errors: those of parse_header() with TableChecks::kForCheck and of
 // check_known().
 absl::StatusOr<Header> read_header_for_check(ByteChannel* file);
 

@@ -29,6 +29,18 @@ absl::Status ClusterMap::check_external_entry(GuestOffset guest,
 }
 
 absl::Status ClusterMap::check_entry(GuestOffset guest, L2Entry entry) const {
+  absl::Status status = check_form(guest, entry);
+  if (!status.ok() || entry.kind() != ClusterKind::kCompressed) return status;
+  const CompressedExtent extent = entry.compressed(geometry_);
+  const uint64_t file_bytes = parts_.file->length_bytes();
+  if (extent.host.bytes < file_bytes) return status;
+  return absl::DataLossError(
+      absl::StrCat("the L2 entry of guest offset ", guest.bytes,
+                   " names compressed data at host offset ", extent.host.bytes,
+                   ", beyond the file's ", file_bytes, " bytes"));
+}
+
+absl::Status ClusterMap::check_form(GuestOffset guest, L2Entry entry) const {
   if (geometry_.external_data) {
     absl::Status status = check_external_entry(guest, entry);
     if (!status.ok()) return status;
@@ -41,16 +53,8 @@ absl::Status ClusterMap::check_entry(GuestOffset guest, L2Entry entry) const {
   }
   switch (entry.kind()) {
     case ClusterKind::kUnallocated:
+    case ClusterKind::kCompressed:
       return absl::OkStatus();
-    case ClusterKind::kCompressed: {
-      const CompressedExtent extent = entry.compressed(geometry_);
-      if (extent.host.bytes < parts_.file->length_bytes())
-        return absl::OkStatus();
-      return absl::DataLossError(absl::StrCat(
-          "the L2 entry of guest offset ", guest.bytes,
-          " names compressed data at host offset ", extent.host.bytes,
-          ", beyond the file's ", parts_.file->length_bytes(), " bytes"));
-    }
     case ClusterKind::kZeroPlain:
     case ClusterKind::kZeroAllocated:
       if (geometry_.version < 3) {
@@ -84,12 +88,17 @@ absl::Status ClusterMap::check_table(uint64_t l1_index,
       geometry_.cluster_bytes(), " or lies beyond the end of the file"));
 }
 
-absl::StatusOr<HostOffset> ClusterMap::slice_host(GuestOffset guest) const {
+absl::StatusOr<HostOffset> ClusterMap::slice_host(GuestOffset guest,
+                                                  TableUse use) const {
   const uint64_t l1_index = geometry_.l1_index(guest);
   const HostOffset table = parts_.l1->l2_table(l1_index);
   if (table.bytes == 0) return table;
-  if (absl::Status legal = check_table(l1_index, table); !legal.ok())
+  if (absl::Status legal = check_table(l1_index, table); !legal.ok()) {
+    const bool is_beyond_end =
+        is_aligned(table.bytes, geometry_.cluster_bytes());
+    if (is_beyond_end && use == TableUse::kLookUp) return HostOffset{0};
     return legal;
+  }
   const uint64_t into_table =
       geometry_.l2_index(guest) * geometry_.l2_entry_bytes();
   return HostOffset{table.bytes +
@@ -106,7 +115,7 @@ void ClusterMap::describe_missing_table(GuestOffset guest, uint64_t max_bytes,
 absl::Status ClusterMap::lookup(GuestOffset guest, uint64_t max_bytes,
                                 MappedRun* run) {
   *run = MappedRun();
-  absl::StatusOr<HostOffset> host = slice_host(guest);
+  absl::StatusOr<HostOffset> host = slice_host(guest, TableUse::kLookUp);
   if (!host.ok()) return parts_.corruption->report(host.status().message());
   if (host->bytes == 0) {
     describe_missing_table(guest, max_bytes, run);
@@ -129,7 +138,7 @@ absl::Status ClusterMap::lookup(GuestOffset guest, uint64_t max_bytes,
 bool ClusterMap::try_lookup(GuestOffset guest, uint64_t max_bytes,
                             MappedRun* run) {
   *run = MappedRun();
-  const absl::StatusOr<HostOffset> host = slice_host(guest);
+  const absl::StatusOr<HostOffset> host = slice_host(guest, TableUse::kLookUp);
   if (!host.ok()) return false;
   if (host->bytes == 0) {
     describe_missing_table(guest, max_bytes, run);
@@ -151,7 +160,7 @@ absl::Status ClusterMap::describe(GuestOffset guest, uint64_t max_bytes,
 
   MetadataReaderLock lock(&slice->mutex);
   const L2Entry first = load_entry(*slice, geometry_, index);
-  absl::Status status = check_entry(guest, first);
+  absl::Status status = check_form(guest, first);
   if (!status.ok()) return status;
   run->entry = first;
   run->kind = first.kind();
@@ -191,7 +200,7 @@ absl::Status ClusterMap::describe_subclusters(GuestOffset guest,
 
   MetadataReaderLock lock(&slice->mutex);
   const L2Entry first = load_entry(*slice, geometry_, index);
-  absl::Status status = check_entry(guest, first);
+  absl::Status status = check_form(guest, first);
   if (!status.ok()) return status;
   KindRun part = kind_run(geometry_, first, guest);
   run->entry = first;
@@ -234,7 +243,7 @@ void ClusterMap::pin(uint64_t cluster_count, MappedRun* run) const {
 }
 
 absl::StatusOr<SliceRef> ClusterMap::slice_if_present(GuestOffset guest) {
-  absl::StatusOr<HostOffset> host = slice_host(guest);
+  absl::StatusOr<HostOffset> host = slice_host(guest, TableUse::kChange);
   if (!host.ok()) return parts_.corruption->report(host.status().message());
   if (host->bytes == 0) return SliceRef();
   return parts_.l2_tables->get(*host);

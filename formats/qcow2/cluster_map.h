@@ -79,13 +79,22 @@ class ClusterMap {
            guest.bytes % geometry_.guest_bytes_per_slice();
   }
 
-  // OK if `entry` may stand in this image's tables.
+  // OK if `entry` may stand in this image's tables: whoever frees what it names
+  // asks first.
   absl::Status check_entry(GuestOffset guest, L2Entry entry) const;
 
  private:
+  // The same for whoever reads: compressed data beyond the end of the file are
+  // zeroes, which are no compressed data.
+  absl::Status check_form(GuestOffset guest, L2Entry entry) const;
   // The same, as far as an external data file asks for it.
   absl::Status check_external_entry(GuestOffset guest, L2Entry entry) const;
-  absl::StatusOr<HostOffset> slice_host(GuestOffset guest) const;
+  // What lies beyond the end of the file reads as zeroes: who looks up finds no
+  // table there, who wants to change one finds damage.  (An image that has such
+  // a table is not opened for writing.)
+  enum class TableUse { kLookUp, kChange };
+  // Where the slice of the L2 table is; 0: there is no table.
+  absl::StatusOr<HostOffset> slice_host(GuestOffset guest, TableUse use) const;
   void describe_missing_table(GuestOffset guest, uint64_t max_bytes,
                               MappedRun* run) const;
   absl::Status describe(GuestOffset guest, uint64_t max_bytes, Slice* slice,

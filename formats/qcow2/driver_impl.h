@@ -239,10 +239,11 @@ class Qcow2Driver final : public BlockDriver {
 // While somebody else may be using the image.
 absl::Status inactive_error();
 
-absl::StatusOr<Header> read_header_of(BlockDriver* file);
+absl::StatusOr<Header> read_header_of(BlockDriver* file, bool read_only);
 // The header of what shall be shown: the disk, or a snapshot.
 absl::StatusOr<Header> read_shown_header(BlockDriver* file,
-                                         const OpenOptions& options);
+                                         const OpenOptions& options,
+                                         bool read_only);
 // An image that is marked dirty has refcounts that are out of date: puts them
 // right before anything is written, and reads the header anew.  As in QEMU,
 // corruptions that no repair mends do not matter here; an image that could not

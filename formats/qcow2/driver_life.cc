@@ -40,7 +40,7 @@ absl::Status Qcow2Driver::load_with(const OpenOptions& options,
   options_ = options;
   parts_.reset();
   const absl::StatusOr<Header> header =
-      read_shown_header(file_.get(), options_);
+      read_shown_header(file_.get(), options_, read_only());
   return header.ok() ? load_parts(*header) : header.status();
 }
 
@@ -108,6 +108,8 @@ absl::Status Qcow2Driver::change_access(bool to_read_only) {
     return status;
   }
   absl::Status status = check_supported(image.header(), /*read_only=*/false);
+  if (status.ok())
+    status = check_table_places(image.header(), file_->length_bytes());
   if (status.ok() && image.header().is_dirty()) {
     status = absl::UnimplementedError(
         "qcow2: the image is marked dirty (its refcounts are out of date); it "
@@ -142,7 +144,8 @@ absl::Status Qcow2Driver::inactivate() {
 
 absl::Status Qcow2Driver::load_again() {
   // Somebody else may have written the image meanwhile.
-  absl::StatusOr<Header> header = read_shown_header(file_.get(), options_);
+  absl::StatusOr<Header> header =
+      read_shown_header(file_.get(), options_, read_only());
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, read_only());
   if (!status.ok()) return status;
@@ -242,7 +245,7 @@ absl::Status repair_if_dirty(BlockDriver* file, const LogSink& log,
         absl::StrCat("the image is marked dirty, and ", result->check_errors,
                      " errors kept it from being repaired"));
   }
-  absl::StatusOr<Header> repaired = read_header_of(file);
+  absl::StatusOr<Header> repaired = read_header_of(file, /*read_only=*/false);
   if (!repaired.ok()) return repaired.status();
   *header = *std::move(repaired);
   if (result->corruptions == 0) return absl::OkStatus();

@@ -52,7 +52,8 @@ absl::StatusOr<CheckResult> Qcow2Driver::repair(const CheckOptions& options) {
       check_file(&parts_->image->file(), options);
   // The caches knew the image as it was.
   parts_.reset();
-  const absl::StatusOr<Header> header = read_header_of(file_.get());
+  const absl::StatusOr<Header> header =
+      read_header_of(file_.get(), read_only());
   status = header.ok() ? load_parts(*header) : header.status();
   if (!status.ok()) return result.ok() ? status : result.status();
   // What a repair changes; requests that wait at the gate read other members.
@@ -231,7 +232,8 @@ absl::Status Qcow2Driver::merge_bitmap(absl::string_view name,
 
 absl::Status Qcow2Driver::load_amended() {
   parts_.reset();
-  const absl::StatusOr<Header> header = read_header_of(file_.get());
+  const absl::StatusOr<Header> header =
+      read_header_of(file_.get(), read_only());
   absl::Status status = header.ok() ? load_parts(*header) : header.status();
   if (!status.ok()) return status;
   // Its length is asked for outside the gate; what changes that says so itself.

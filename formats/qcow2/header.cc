@@ -1,6 +1,7 @@
 #include "formats/qcow2/header.h"
 
 #include <algorithm>
+#include <array>
 #include <optional>
 #include <utility>
 
@@ -40,11 +41,6 @@ absl::Status over_limit(absl::string_view field, uint64_t value,
 }
 
 absl::Status check_magic_and_version(absl::Span<const uint8_t> head) {
-  if (head.size() < kVersion2HeaderBytes) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("qcow2: the file has ", head.size(),
-                     " bytes; a header has at least ", kVersion2HeaderBytes));
-  }
   const uint32_t magic = load_big32(&head[kMagicOffset]);
   if (magic != kMagic) {
     return absl::InvalidArgumentError(
@@ -57,6 +53,14 @@ absl::Status check_magic_and_version(absl::Span<const uint8_t> head) {
         "qcow2: version is ", version, "; versions 2 and 3 are supported"));
   }
   return absl::OkStatus();
+}
+
+// `head` as long as it should be: beyond the end of a file are zeroes.
+std::vector<uint8_t> padded(absl::Span<const uint8_t> head, size_t length) {
+  std::vector<uint8_t> bytes(head.begin(),
+                             head.begin() + std::min(head.size(), length));
+  bytes.resize(length);
+  return bytes;
 }
 
 absl::StatusOr<uint32_t> parse_cluster_bits(absl::Span<const uint8_t> head) {
@@ -96,11 +100,6 @@ absl::Status check_compression_type(const Header& header) {
 // REQUIRES: header->cluster_bits is valid.
 absl::Status parse_version3_features(absl::Span<const uint8_t> head,
                                      Header* header) {
-  if (head.size() < kVersion3MinHeaderBytes) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "qcow2: the file has ", head.size(),
-        " bytes; a version 3 header has at least ", kVersion3MinHeaderBytes));
-  }
   header->incompatible_features =
       load_big64(&head[kIncompatibleFeaturesOffset]);
   header->compatible_features = load_big64(&head[kCompatibleFeaturesOffset]);
@@ -115,14 +114,6 @@ absl::Status parse_version3_features(absl::Span<const uint8_t> head,
   }
   if (length > header->cluster_size_bytes()) {
     return over_limit("header_length", length, header->cluster_size_bytes());
-  }
-  if (!is_aligned(length, kExtensionAlignment)) {
-    return bad_field("header_length", length, "must be a multiple of 8");
-  }
-  if (length > head.size()) {
-    return bad_field(
-        "header_length", length,
-        absl::StrCat("the file ends after ", head.size(), " bytes"));
   }
 
   header->refcount_order = load_big32(&head[kRefcountOrderOffset]);
@@ -147,6 +138,13 @@ absl::Status parse_version3_features(absl::Span<const uint8_t> head,
   return check_compression_type(*header);
 }
 
+absl::Status check_data_file(const Header& header) {
+  if (header.has_data_file() || !header.data_file_is_raw())
+    return absl::OkStatus();
+  return bad_field("autoclear_features", header.autoclear_features,
+                   "data-file-raw requires a data file");
+}
+
 void parse_common_fields(absl::Span<const uint8_t> head, Header* header) {
   header->backing_file_offset = load_big64(&head[kBackingFileOffsetOffset]);
   header->backing_file_size = load_big32(&head[kBackingFileSizeOffset]);
@@ -161,27 +159,30 @@ void parse_common_fields(absl::Span<const uint8_t> head, Header* header) {
   header->snapshots_offset = load_big64(&head[kSnapshotsOffsetOffset]);
 }
 
-// A table must stand on a cluster, behind the header's own cluster and within
-// the file; its last cluster may be cut short by the end of the file.
-absl::Status check_table(const Header& header, const Table& table,
-                         uint64_t file_length_bytes, TableChecks checks) {
-  if (!is_aligned(table.offset, header.cluster_size_bytes())) {
+// A table stands on a cluster, and can be read.
+absl::Status check_table_limits(const Header& header, const Table& table) {
+  if (!is_aligned(table.offset, header.cluster_size_bytes()))
     return bad_table(table, "not aligned to the cluster size");
-  }
-  if (table.length_bytes == 0) return absl::OkStatus();
-  if (checks == TableChecks::kLimitsOnly) {
-    return table.offset <= kMaxSizeBytes - kMaxSnapshotTableBytes
-               ? absl::OkStatus()
-               : bad_table(table, "beyond what a file can have");
-  }
-  if (table.offset == 0) return bad_table(table, "overlaps the header");
   const std::optional<uint64_t> end =
       checked_add(table.offset, table.length_bytes);
+  const uint64_t limit =
+      table.length_bytes == 0 ? kMaxSizeBytes : kMaxFileBytes;
+  return end.has_value() && *end <= limit
+             ? absl::OkStatus()
+             : bad_table(table, "beyond what a file can have");
+}
+
+// It lies behind the header's own cluster and within the file; its last cluster
+// may be cut short by the end of the file.
+absl::Status check_table_place(const Header& header, const Table& table,
+                               uint64_t file_length_bytes) {
+  if (table.length_bytes == 0) return absl::OkStatus();
+  if (table.offset == 0) return bad_table(table, "overlaps the header");
   const std::optional<uint64_t> file_end =
       checked_align_up(file_length_bytes, header.cluster_size_bytes());
-  if (table.offset > kMaxHostOffset || !end.has_value() ||
-      !file_end.has_value() || table.offset >= file_length_bytes ||
-      *end > *file_end) {
+  if (table.offset > kMaxHostOffset || !file_end.has_value() ||
+      table.offset >= file_length_bytes ||
+      table.offset + table.length_bytes > *file_end) {
     return bad_table(table, absl::StrCat("beyond the end of the file at ",
                                          file_length_bytes, " bytes"));
   }
@@ -207,7 +208,7 @@ absl::Status check_l1_table(const Header& header) {
 }
 
 absl::Status check_refcount_table(const Header& header, TableChecks checks) {
-  if (header.refcount_table_clusters == 0 && checks == TableChecks::kAll) {
+  if (header.refcount_table_clusters == 0 && checks != TableChecks::kForCheck) {
     return bad_field("refcount_table_clusters", 0,
                      "the image has no refcount table");
   }
@@ -219,54 +220,55 @@ absl::Status check_refcount_table(const Header& header, TableChecks checks) {
   return absl::OkStatus();
 }
 
-absl::Status check_tables(const Header& header, uint64_t file_length_bytes,
-                          TableChecks checks) {
+absl::Status check_apart(const Table& a, const Table& b) {
+  if (a.length_bytes == 0 || b.length_bytes == 0 ||
+      !ByteRange{a.offset, a.length_bytes}.overlaps(
+          {b.offset, b.length_bytes})) {
+    return absl::OkStatus();
+  }
+  return bad_table(
+      b, absl::StrFormat("overlaps the %s at offset %#x", a.name, a.offset));
+}
+
+// The snapshot table's entries vary in size; this is the least they take.
+std::array<Table, 3> tables_of(const Header& header) {
+  return {
+      Table{"L1 table", header.l1_table_offset, header.l1_table_bytes()},
+      Table{"refcount table", header.refcount_table_offset,
+            header.refcount_table_bytes()},
+      Table{"snapshot table", header.snapshots_offset,
+            uint64_t{header.snapshot_count} * kMinSnapshotEntryBytes},
+  };
+}
+
+absl::Status check_tables(const Header& header, TableChecks checks) {
   if (absl::Status status = check_l1_table(header); !status.ok()) return status;
   if (absl::Status status = check_refcount_table(header, checks); !status.ok())
     return status;
-  if (header.snapshot_count > kMaxSnapshotCount &&
-      checks == TableChecks::kAll) {
+  const bool for_check = checks == TableChecks::kForCheck;
+  if (header.snapshot_count > kMaxSnapshotCount && !for_check)
     return over_limit("nb_snapshots", header.snapshot_count, kMaxSnapshotCount);
-  }
-  // The snapshot table's entries vary in size; this is the least they take.
-  const Table tables[] = {
-      {"L1 table", header.l1_table_offset, header.l1_table_bytes()},
-      {"refcount table", header.refcount_table_offset,
-       header.refcount_table_bytes()},
-      {"snapshot table", header.snapshots_offset,
-       uint64_t{header.snapshot_count} * kMinSnapshotEntryBytes},
-  };
-  const size_t checked = checks == TableChecks::kAll ? 3 : 2;
-  for (const Table& table : absl::MakeConstSpan(tables).first(checked)) {
-    absl::Status status = check_table(header, table, file_length_bytes, checks);
+  const std::array<Table, 3> tables = tables_of(header);
+  for (const Table& table :
+       absl::MakeConstSpan(tables).first(for_check ? 2 : 3)) {
+    absl::Status status = check_table_limits(header, table);
     if (!status.ok()) return status;
-  }
-  if (checks == TableChecks::kLimitsOnly) return absl::OkStatus();
-  for (const Table& a : tables) {
-    for (const Table& b : tables) {
-      if (&a >= &b || a.length_bytes == 0 || b.length_bytes == 0) continue;
-      if (ByteRange{a.offset, a.length_bytes}.overlaps(
-              {b.offset, b.length_bytes})) {
-        return bad_table(b, absl::StrFormat("overlaps the %s at offset %#x",
-                                            a.name, a.offset));
-      }
-    }
   }
   return absl::OkStatus();
 }
 
-// Reads the name and returns where the extensions must end.
+// Reads the name and returns where the extensions must end.  A name within the
+// header's fields is odd, but a name.
 absl::StatusOr<uint64_t> parse_backing_filename(absl::Span<const uint8_t> head,
                                                 Header* header) {
   const uint64_t cluster_size = header->cluster_size_bytes();
   const uint64_t offset = header->backing_file_offset;
   const uint32_t size = header->backing_file_size;
   if (offset == 0) return cluster_size;
-  if (offset < header->header_length || offset > cluster_size) {
+  if (offset > cluster_size) {
     return bad_field(
         "backing_file_offset", offset,
-        absl::StrCat("must lie behind the header, ", header->header_length,
-                     " bytes, and within the first cluster, ", cluster_size));
+        absl::StrCat("must lie within the first cluster, ", cluster_size));
   }
   if (size > kMaxBackingFilenameBytes) {
     return over_limit("backing_file_size", size, kMaxBackingFilenameBytes);
@@ -274,16 +276,9 @@ absl::StatusOr<uint64_t> parse_backing_filename(absl::Span<const uint8_t> head,
   if (size > cluster_size - offset) {
     return over_limit("backing_file_size", size, cluster_size - offset);
   }
-  if (offset + size > head.size()) {
-    return bad_field("backing_file_offset", offset,
-                     absl::StrCat("the name ends beyond the file's ",
-                                  head.size(), " bytes"));
-  }
-  header->backing_filename.assign(head.begin() + offset,
-                                  head.begin() + offset + size);
-  if (header->backing_filename.find('\0') != std::string::npos) {
-    return bad_field("backing_file_size", size, "the name holds a zero byte");
-  }
+  // A C string to other implementations: it ends at the first zero byte.
+  const auto begin = head.begin() + static_cast<ptrdiff_t>(offset);
+  header->backing_filename.assign(begin, std::find(begin, begin + size, 0));
   return offset;
 }
 
@@ -306,16 +301,17 @@ absl::Status add_extension(HeaderExtension extension, Header* header) {
   return absl::OkStatus();
 }
 
-// Reads the extensions between the header and `limit`.  What `head` does not
-// have reads as zeroes, and so as the end marker.
-absl::Status parse_extensions(absl::Span<const uint8_t> head, uint64_t limit,
+// Reads the extensions between the header and `end`.
+absl::Status parse_extensions(absl::Span<const uint8_t> head, uint64_t end,
                               Header* header) {
-  const uint64_t end = std::min<uint64_t>(limit, head.size());
   uint64_t offset = header->header_length;
-  while (end - offset >= kExtensionHeaderBytes) {
+  while (offset < end) {
+    if (end - offset < kExtensionHeaderBytes) {
+      return bad_field("offset of a header extension", offset,
+                       absl::StrCat("extensions end at ", end));
+    }
     const uint32_t type = load_big32(&head[offset]);
     const uint32_t length = load_big32(&head[offset + 4]);
-    if (type == kExtensionEnd) return absl::OkStatus();
     offset += kExtensionHeaderBytes;
     if (length > end - offset) {
       return with_qemu_words(
@@ -323,12 +319,13 @@ absl::Status parse_extensions(absl::Span<const uint8_t> head, uint64_t limit,
                     length, absl::StrCat(end - offset, " bytes are left")),
           "Header extension too large");
     }
+    if (type == kExtensionEnd) return absl::OkStatus();
     absl::Status status = add_extension(
         {type,
          std::string(head.begin() + offset, head.begin() + offset + length)},
         header);
     if (!status.ok()) return status;
-    offset = std::min(align_up(offset + length, kExtensionAlignment), end);
+    offset += align_up(uint64_t{length}, kExtensionAlignment);
   }
   return absl::OkStatus();
 }
@@ -387,13 +384,6 @@ absl::Status check_incompatible_features(const Header& header) {
       "qcow2: the image uses unknown incompatible features: ", names));
 }
 
-absl::Status check_data_file(const Header& header) {
-  if (header.has_data_file() || !header.data_file_is_raw())
-    return absl::OkStatus();
-  return bad_field("autoclear_features", header.autoclear_features,
-                   "data-file-raw requires a data file");
-}
-
 absl::Status check_writable(const Header& header) {
   if (header.is_corrupt()) {
     return absl::UnimplementedError(
@@ -436,24 +426,21 @@ absl::Status in_qemu_words(const absl::Status& status,
 
 absl::StatusOr<uint64_t> find_read_length(absl::Span<const uint8_t> head,
                                           uint64_t file_length_bytes) {
-  if (absl::Status status = check_magic_and_version(head); !status.ok())
+  const std::vector<uint8_t> fields = padded(head, kVersion2HeaderBytes);
+  if (absl::Status status = check_magic_and_version(fields); !status.ok())
     return status;
-  const absl::StatusOr<uint32_t> cluster_bits = parse_cluster_bits(head);
+  const absl::StatusOr<uint32_t> cluster_bits = parse_cluster_bits(fields);
   if (!cluster_bits.ok()) return cluster_bits.status();
   return std::min(uint64_t{1} << *cluster_bits, file_length_bytes);
 }
 
-absl::StatusOr<Header> parse(absl::Span<const uint8_t> head,
+absl::StatusOr<Header> parse(absl::Span<const uint8_t> bytes,
                              uint64_t file_length_bytes, TableChecks checks) {
-  const absl::StatusOr<uint64_t> wanted =
-      find_read_length(head, file_length_bytes);
-  if (!wanted.ok()) return wanted.status();
-  if (head.size() < *wanted) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("qcow2: parse_header was given ", head.size(),
-                     " bytes of the ", *wanted, " that it needs"));
-  }
-  head = head.first(*wanted);
+  const absl::StatusOr<uint64_t> cluster =
+      find_read_length(bytes, uint64_t{1} << kMaxClusterBits);
+  if (!cluster.ok()) return cluster.status();
+  const std::vector<uint8_t> padded_head = padded(bytes, *cluster);
+  const absl::Span<const uint8_t> head(padded_head);
 
   Header header;
   header.version = load_big32(&head[kVersionOffset]);
@@ -461,22 +448,23 @@ absl::StatusOr<Header> parse(absl::Span<const uint8_t> head,
   if (header.version == kVersion2) {
     parse_version2_features(&header);
   } else {
-    absl::Status status = parse_version3_features(head, &header);
-    if (!status.ok()) return status;
+    absl::Status features = parse_version3_features(head, &header);
+    if (!features.ok()) return features;
   }
   parse_common_fields(head, &header);
   if (header.crypt_method > kCryptLuks) {
     return absl::UnimplementedError(absl::StrCat(
         "qcow2: crypt_method is ", header.crypt_method, ", which is unknown"));
   }
-  if (absl::Status status = check_tables(header, file_length_bytes, checks);
-      !status.ok())
-    return status;
+  absl::Status status = check_tables(header, checks);
+  if (status.ok() && checks == TableChecks::kAll)
+    status = check_table_places(header, file_length_bytes);
+  if (!status.ok()) return status;
 
   const absl::StatusOr<uint64_t> extensions_end =
       parse_backing_filename(head, &header);
   if (!extensions_end.ok()) return extensions_end.status();
-  absl::Status status = parse_extensions(head, *extensions_end, &header);
+  status = parse_extensions(head, *extensions_end, &header);
   if (!status.ok()) return status;
   return header;
 }
@@ -498,15 +486,30 @@ absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> head,
   return header;
 }
 
+absl::Status check_table_places(const Header& header,
+                                uint64_t file_length_bytes) {
+  const std::array<Table, 3> tables = tables_of(header);
+  for (const Table& table : tables) {
+    absl::Status status = check_table_place(header, table, file_length_bytes);
+    if (!status.ok()) return status;
+  }
+  for (size_t i = 0; i < tables.size(); ++i) {
+    for (size_t j = i + 1; j < tables.size(); ++j) {
+      absl::Status status = check_apart(tables[i], tables[j]);
+      if (!status.ok()) return status;
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status check_known(const Header& header) {
-  return check_incompatible_features(header);
+  absl::Status status = check_incompatible_features(header);
+  return status.ok() ? check_data_file(header) : status;
 }
 
 absl::Status check_supported(const Header& header, bool read_only) {
-  if (absl::Status status = check_incompatible_features(header); !status.ok())
-    return status;
-  absl::Status status = check_data_file(header);
-  return read_only || !status.ok() ? status : check_writable(header);
+  if (absl::Status status = check_known(header); !status.ok()) return status;
+  return read_only ? absl::OkStatus() : check_writable(header);
 }
 
 std::string feature_name(const Header& header, uint8_t type, uint32_t bit) {

@@ -127,30 +127,41 @@ bool looks_like_qcow2(absl::Span<const uint8_t> head);
 
 // How many bytes from the start of the file parse_header() wants to see: the
 // first cluster, or the whole file if that is shorter.  `head` needs to hold
-// the first kVersion2HeaderBytes.
+// the first kVersion2HeaderBytes, or the whole file.
 // Errors: those of parse_header() up to and including cluster_bits.
 absl::StatusOr<uint64_t> header_read_length(absl::Span<const uint8_t> head,
                                             uint64_t file_length_bytes);
 
 // How much of the header's tables must be right.
 enum class TableChecks {
+  // What a writer relies on: each lies within the file (its last cluster may be
+  // cut short by the end), apart from the header and from the others.
   kAll,
-  // Alignment and size, and nothing of the snapshot table: for a check, which
-  // finds out the rest itself.
-  kLimitsOnly,
+  // Limits of their numbers.  Beyond the end of the file they read as zeroes,
+  // and where they overlap, nobody writes to either.
+  kForReading,
+  // The same, and nothing of the snapshot table, and there may be no refcount
+  // table: for a check, which finds out the rest itself.
+  kForCheck,
 };
 
 // Parses and validates.  `head` is the beginning of the file, with at least
-// header_read_length() bytes.  Tables may end beyond the file's last byte
-// only within its last cluster, where they read as zeroes.
-// Errors: kInvalidArgument if it is not a qcow2 image or `head` is too short,
-// kUnimplemented for an unknown version, kDataLoss for a damaged header.
+// header_read_length() bytes; what the first cluster has beyond it reads as
+// zeroes.
+// Errors: kInvalidArgument if it is not a qcow2 image, kUnimplemented for an
+// unknown version, kDataLoss for a damaged header.
 absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> head,
                                     uint64_t file_length_bytes,
                                     TableChecks checks = TableChecks::kAll);
 
+// What TableChecks::kAll demands beyond kForReading, of a header that was
+// parsed with that.
+absl::Status check_table_places(const Header& header,
+                                uint64_t file_length_bytes);
+
 // Refuses, by name and with kUnimplemented, an image that uses a feature which
-// is not known at all: not even its structure is.
+// is not known at all: not even its structure is.  kDataLoss for features that
+// contradict each other.
 absl::Status check_known(const Header& header);
 
 // Refuses, by name and with kUnimplemented, an image that uses a feature which

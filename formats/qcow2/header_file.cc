@@ -11,6 +11,7 @@
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
 #include "engine/sector.h"
+#include "formats/qcow2/bitmap_directory.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -163,7 +164,7 @@ void order_extensions(Header* header) {
   header->extensions.insert(header->extensions.end(), left.begin(), left.end());
 }
 
-absl::StatusOr<Header> read_header(ByteChannel* file) {
+absl::StatusOr<Header> read_header(ByteChannel* file, TableChecks checks) {
   const uint64_t file_length = file->length_bytes();
   Bytes head(std::min<uint64_t>(file_length, kVersion2HeaderBytes));
   absl::Status status =
@@ -174,7 +175,11 @@ absl::StatusOr<Header> read_header(ByteChannel* file) {
   head.resize(*wanted);
   status = file->read(Purpose::kHeaderLoad, head.data(), head.size(), 0);
   if (!status.ok()) return status;
-  return parse_header(head, file_length);
+  absl::StatusOr<Header> header = parse_header(head, file_length, checks);
+  if (!header.ok()) return header;
+  status = find_bitmap_directory(*header).status();
+  if (!status.ok()) return status;
+  return header;
 }
 
 absl::Status switch_header(ByteChannel* file, const Header& next) {

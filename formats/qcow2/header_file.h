@@ -15,8 +15,9 @@
 
 namespace spindle::qcow2 {
 
-// Errors: those of parse_header() and of the file.
-absl::StatusOr<Header> read_header(ByteChannel* file);
+// Errors: those of parse_header(), of find_bitmap_directory() and of the file.
+absl::StatusOr<Header> read_header(ByteChannel* file,
+                                   TableChecks checks = TableChecks::kAll);
 
 // Puts the extensions into the order in which QEMU writes them, and the feature
 // name table where its version and the room ask for one.

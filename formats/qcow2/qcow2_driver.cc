@@ -276,17 +276,19 @@ absl::StatusOr<BlockStatus> Qcow2Driver::block_status(ByteRange range,
   return parts_->status_reader.status(range, scope);
 }
 
-absl::StatusOr<Header> read_header_of(BlockDriver* file) {
+absl::StatusOr<Header> read_header_of(BlockDriver* file, bool read_only) {
   // Not owned: the channel lives no longer than this call.
   ByteChannel channel(std::shared_ptr<BlockDriver>(file, [](BlockDriver*) {}));
-  return read_header(&channel);
+  return read_header(&channel,
+                     read_only ? TableChecks::kForReading : TableChecks::kAll);
 }
 
 absl::StatusOr<Header> read_shown_header(BlockDriver* file,
-                                         const OpenOptions& options) {
-  absl::StatusOr<Header> header = read_header_of(file);
+                                         const OpenOptions& options,
+                                         bool read_only) {
+  absl::StatusOr<Header> header = read_header_of(file, read_only);
   if (!header.ok() || !options.snapshot.has_value()) return header;
-  if (!options.read_only) {
+  if (!read_only) {
     return absl::InvalidArgumentError(
         "a snapshot can be opened for reading only");
   }
@@ -302,7 +304,8 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_qcow2(
     const OpenContext& context) {
   if (options.for_check)
     return open_for_check(std::move(file), options, context);
-  absl::StatusOr<Header> header = read_shown_header(file.get(), options);
+  absl::StatusOr<Header> header =
+      read_shown_header(file.get(), options, options.read_only);
   if (!header.ok()) return header.status();
   absl::Status status = check_supported(*header, options.read_only);
   if (!status.ok()) return status;

@@ -32,9 +32,11 @@ absl::Status SnapshotTableRepair::check_place() const {
                             ": the limit is ", kMaxSnapshotCount,
                             "; a repair of errors drops those beyond it"));
   }
+  // The least that its entries can take.
+  const uint64_t bytes =
+      uint64_t{header.snapshot_count} * kMinSnapshotEntryBytes;
   if (is_aligned(header.snapshots_offset, header.cluster_size_bytes()) &&
-      (header.snapshot_count == 0 ||
-       header.snapshots_offset <= kMaxSizeBytes - kMaxSnapshotTableBytes)) {
+      header.snapshots_offset <= kMaxSizeBytes - bytes) {
     return absl::OkStatus();
   }
   context_->say("ERROR snapshot table offset invalid");

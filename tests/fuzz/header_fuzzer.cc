@@ -32,7 +32,7 @@ void must_keep_limits(const Header& header, qcow2::TableChecks checks) {
   require(header.refcount_table_bytes() <= qcow2::kMaxRefcountTableBytes,
           "the limit of the refcount table");
   // A check finds too many itself, and a repair leaves them out.
-  require(checks == qcow2::TableChecks::kLimitsOnly ||
+  require(checks == qcow2::TableChecks::kForCheck ||
               header.snapshot_count <= qcow2::kMaxSnapshotCount,
           "the limit of snapshots");
   require(header.size_bytes <= qcow2::kMaxSizeBytes, "the limit of the size");
@@ -45,7 +45,8 @@ void fuzz(absl::Span<const uint8_t> head) {
   if (head.size() >= qcow2::kVersion2HeaderBytes)
     qcow2::header_read_length(head, kFileBytes).IgnoreError();
   for (const auto checks :
-       {qcow2::TableChecks::kAll, qcow2::TableChecks::kLimitsOnly}) {
+       {qcow2::TableChecks::kAll, qcow2::TableChecks::kForReading,
+        qcow2::TableChecks::kForCheck}) {
     const absl::StatusOr<Header> header =
         qcow2::parse_header(head, kFileBytes, checks);
     if (!header.ok()) continue;

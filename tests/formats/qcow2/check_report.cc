@@ -8,22 +8,25 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/strings/strip.h"
 #include "engine/byte_channel.h"
 #include "formats/qcow2/check.h"
 #include "tests/support/qemu_tools.h"
 
 namespace spindle::testing {
 
-CheckReport check_with_qemu(const std::string& path,
-                            const std::string& repair) {
+CheckReport check_with_qemu(const std::string& path, const std::string& repair,
+                            int seconds) {
   CheckReport report;
-  std::vector<std::string> command = {"qemu-img", "check", "-f", "qcow2",
-                                      "--output=json"};
+  std::vector<std::string> command = {
+      "timeout", absl::StrCat(seconds), "qemu-img", "check", "-f",
+      "qcow2",   "--output=json"};
   if (!repair.empty()) command.insert(command.end(), {"-r", repair});
   command.push_back(path);
   const auto run = run_tool(command);
   EXPECT_TRUE(run.ok()) << run.status();
   if (!run.ok()) return report;
+  report.exit_code = run->exit_code;
   const size_t begin = run->output.find("{\n");
   const size_t end = run->output.find("\n}\n");
   report.failed = begin == std::string::npos || end == std::string::npos;
@@ -48,7 +51,8 @@ CheckReport check_with_qemu(const std::string& path,
                                          : run->output.substr(0, begin) +
                                                run->output.substr(end + 3);
   for (absl::string_view line : absl::StrSplit(rest, '\n', absl::SkipEmpty())) {
-    if (!absl::StartsWith(line, "qemu-img: "))
+    absl::ConsumePrefix(&line, kLeakWarning);
+    if (!line.empty() && !absl::StartsWith(line, "qemu-img: "))
       report.lines.push_back(std::string(line));
   }
   return report;
@@ -67,6 +71,7 @@ CheckReport check_with_ours(std::shared_ptr<BlockDriver> file,
   if (result.ok()) report.result = *result;
   if (!result.ok())
     report.lines.push_back(std::string(result.status().message()));
+  report.exit_code = exit_code_for(report);
   return report;
 }
 
@@ -86,7 +91,14 @@ CheckReport repair_with_ours(const std::shared_ptr<BlockDriver>& file,
   report.result.leaks_fixed = first.leaks_fixed;
   report.lines.insert(report.lines.end(), second.lines.begin(),
                       second.lines.end());
+  report.exit_code = exit_code_for(report);
   return report;
+}
+
+int exit_code_for(const CheckReport& report) {
+  if (report.failed || report.result.check_errors != 0) return 1;
+  if (report.result.corruptions != 0) return 2;
+  return report.result.leaks != 0 ? 3 : 0;
 }
 
 std::string counts_of(const CheckReport& report) {

@@ -44,6 +44,7 @@ using testing::ObservingDriver;
 using testing::qemu_image_bytes;
 using testing::read_bytes;
 using testing::reads_as;
+using testing::set_big64;
 using testing::temporary_path;
 using testing::write_fill;
 
@@ -220,6 +221,24 @@ TEST(Reopen, WhatCannotBeWrittenStaysReadOnly) {
     EXPECT_TRUE(life.driver->read_only());
     EXPECT_EQ(life.memory->take_calls(), Calls{});
     EXPECT_TRUE(reads_as(*life.driver, {0, kCluster}, 1));
+    EXPECT_TRUE(life.content() == bytes);
+  }
+}
+
+// Tables that only a reader can do with.
+TEST(Reopen, WhatOnlyAReaderAcceptsStaysReadOnly) {
+  constexpr uint64_t kL1 = 3 * kCluster;
+  constexpr uint64_t kBeyond = uint64_t{1} << 40;
+  for (const uint64_t field : {uint64_t{40}, uint64_t{48}, kL1}) {
+    SCOPED_TRACE(field);
+    std::string bytes = written_image();
+    set_big64(&bytes, field, kBeyond);
+    Life life(bytes, /*read_only=*/true);
+    const absl::Status status = life.driver->reopen({.read_only = false});
+    EXPECT_TRUE(absl::IsDataLoss(status)) << status;
+    EXPECT_TRUE(life.driver->read_only());
+    EXPECT_TRUE(life.memory->read_only());
+    EXPECT_TRUE(reads_as(*life.driver, {2 * kCluster, kCluster}, 0));
     EXPECT_TRUE(life.content() == bytes);
   }
 }

@@ -192,6 +192,36 @@ TEST(Qcow2Open, RefusesDamagedTablesForWritingAndTouchesNothing) {
   }
 }
 
+// Whoever only reads gets at the rest.
+TEST(Qcow2Open, ForReadingWhatLiesBeyondTheEndOfTheFileIsZeroes) {
+  const std::string good = written_image();
+  const Craft cases[] = {
+      {"L1 table", [](std::string* b) { set_big64(b, 40, uint64_t{1} << 40); }},
+      {"L2 table",
+       [](std::string* b) { set_big64(b, kL1, kCopied | uint64_t{1} << 40); }},
+      {"refcount table",
+       [](std::string* b) { set_big64(b, 48, uint64_t{1} << 40); }},
+  };
+  for (const Craft& c : cases) {
+    SCOPED_TRACE(c.name);
+    std::string bytes = good;
+    c.change(&bytes);
+    EXPECT_TRUE(absl::IsDataLoss(File(bytes).open(false).status()));
+    File file(bytes);
+    const auto reader = file.open(/*read_only=*/true);
+    ASSERT_TRUE(reader.ok()) << reader.status();
+    const bool maps_all = c.name == std::string("refcount table");
+    EXPECT_TRUE(reads_as(**reader, {0, kCluster}, maps_all ? 1 : 0));
+    EXPECT_TRUE(reads_as(**reader, {2 * kCluster, kCluster}, 0));
+    const auto status =
+        (*reader)->block_status({0, kMib}, BlockStatusScope::kThisLayer);
+    ASSERT_TRUE(status.ok()) << status.status();
+    EXPECT_EQ(status->data, maps_all);
+    EXPECT_TRUE((*reader)->close().ok());
+    EXPECT_TRUE(file.content() == bytes);
+  }
+}
+
 TEST(Qcow2Open, TwoL1EntriesMayNotShareATable) {
   std::string bytes = qemu_image_bytes(
       2048 * kMib, "", {"write -P 1 0 64k", "write -P 2 1G 64k"});
@@ -252,8 +282,6 @@ constexpr BadEntry kBadEntries[] = {
     {"unaligned data", kCopied | (5 * kCluster + 512), ""},
     {"zero flag in version 2", kCopied | (5 * kCluster) | 1, "compat=0.10"},
     {"zero flag without a cluster in version 2", 1, "compat=0.10"},
-    {"compressed data beyond the file", uint64_t{1} << 62 | uint64_t{1} << 50,
-     ""},
 };
 
 TEST(Qcow2Damage, AWriterMarksTheImageAndAReaderLeavesItAlone) {
@@ -325,6 +353,29 @@ TEST(Qcow2Damage, GuestDataMappedBeyondTheFileIsNotWritten) {
   EXPECT_TRUE(absl::IsDataLoss(write_fill(**driver, {0, 512}, 7)));
   EXPECT_TRUE(file.is_marked_corrupt());
   EXPECT_EQ(file.content().size(), bytes.size());
+}
+
+// What is there instead are zeroes, which are no compressed data.
+TEST(Qcow2Damage, CompressedDataBeyondTheFileFailAlone) {
+  std::string bytes = written_image();
+  set_big64(&bytes, kL2, uint64_t{1} << 62 | uint64_t{1} << 50);
+  for (const bool read_only : {false, true}) {
+    File file(bytes);
+    const auto driver = file.open(read_only);
+    ASSERT_TRUE(driver.ok()) << driver.status();
+    EXPECT_TRUE(absl::IsDataLoss(read_bytes(**driver, {0, 512}).status()));
+    const auto status =
+        (*driver)->block_status({0, kCluster}, BlockStatusScope::kThisLayer);
+    ASSERT_TRUE(status.ok()) << status.status();
+    EXPECT_TRUE(status->compressed);
+    EXPECT_TRUE(reads_as(**driver, {kCluster, kCluster}, 2));
+    EXPECT_FALSE(file.is_marked_corrupt());
+    if (read_only) continue;
+    EXPECT_TRUE(write_fill(**driver, {kCluster, 512}, 7).ok());
+    // Who replaces it would free what is not there.
+    EXPECT_TRUE(absl::IsDataLoss(write_fill(**driver, {0, kCluster}, 7)));
+    EXPECT_TRUE(file.is_marked_corrupt());
+  }
 }
 
 TEST(Qcow2Damage, ADamagedCompressedClusterFailsAlone) {
