@@ -8,7 +8,9 @@
 # Configurations: default, notbb, tsan, sanitize (ASan and UBSan together), fuzz
 # (each libFuzzer target for a minute), gcc, format; and, when it is named, tidy
 # (clang-tidy). What is not the default is bounded: tests tagged "default-only" run
-# there alone, and g++ compiles everything but only the tests of engine and pool.
+# there alone, ThreadSanitizer has the tests of engine, pool and formats, and the
+# stress test, and g++ compiles all that ships, and runs the tests of engine and
+# pool.
 # SPINDLE_LONG=1 runs all tests everywhere, and the long versions too (tests
 # tagged "manual", and more iterations wherever a test reads that variable; 30
 # minutes of each fuzzer).
@@ -47,6 +49,8 @@ run_bazel() {
     fi
   elif [[ $name == gcc ]]; then
     targets=(//... -//tests/... //tests/engine/... //tests/threadpool/...)
+  elif [[ $name == tsan ]]; then
+    targets=(//tests/engine/... //tests/threadpool/... //tests/formats/... //tests/stress/...)
   fi
   say "$name: bazel test${*:+ $*} ${targets[*]:0:4}"
   bazel test "$@" --keep_going --noshow_progress --show_result=0 \

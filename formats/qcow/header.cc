@@ -33,12 +33,11 @@ absl::Status check_magic_and_version(absl::Span<const uint8_t> head) {
   }
   const uint32_t magic = load_big32(&head[kMagicOffset]);
   if (magic != kMagic) {
-    return with_qemu_words(
-        absl::InvalidArgumentError(
-            absl::StrFormat("qcow: magic is %#010x, not %#010x: not a qcow "
-                            "image",
-                            magic, kMagic)),
-        "Image not in qcow format");
+    return with_qemu_words(absl::InvalidArgumentError(absl::StrFormat(
+                               "qcow: magic is %#010x, not %#010x: not a qcow "
+                               "image",
+                               magic, kMagic)),
+                           "Image not in qcow format");
   }
   const uint32_t version = load_big32(&head[kVersionOffset]);
   if (version != kVersion) {
@@ -141,11 +140,10 @@ absl::StatusOr<Header> parse_header(absl::Span<const uint8_t> head,
   header.l1_table_offset = load_big64(&head[kL1TableOffsetOffset]);
   if (status = check_sizes(header); !status.ok()) return status;
   if (header.crypt_method > kCryptAes) {
-    return with_qemu_words(
-        absl::UnimplementedError(
-            absl::StrCat("qcow: crypt_method is ", header.crypt_method,
-                         "; 0 (none) and 1 (AES) are supported")),
-        "invalid encryption method in qcow header");
+    return with_qemu_words(absl::UnimplementedError(absl::StrCat(
+                               "qcow: crypt_method is ", header.crypt_method,
+                               "; 0 (none) and 1 (AES) are supported")),
+                           "invalid encryption method in qcow header");
   }
   status = check_l1_table(header, file_bytes);
   if (status.ok()) status = check_backing_filename(header, file_bytes);

@@ -209,9 +209,8 @@ absl::Status QcowDriver::reopen(const ReopenOptions& options) {
   // and the child's own reopen.
   const Gate::Closure closed(&gate_);
   if (parts_ == nullptr) return inactive_error();
-  const ImageFiles::Reopening as_before{.file = {.read_only = read_only()},
-                                        .data_file = {},
-                                        .backing = {}};
+  const ImageFiles::Reopening as_before{
+      .file = {.read_only = read_only()}, .data_file = {}, .backing = {}};
   // The file is opened anew all the same: that forgets a failed flush.
   if (options.read_only == read_only()) return files_.reopen(files, as_before);
   Image& image = *parts_->image;

@@ -6,8 +6,8 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "engine/checked_math.h"
-#include "formats/crypto/encrypt_options.h"
 #include "engine/option_values.h"
+#include "formats/crypto/encrypt_options.h"
 #include "formats/qcow/layout.h"
 
 namespace spindle::qcow {

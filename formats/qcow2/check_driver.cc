@@ -64,9 +64,8 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_for_check(
   ByteChannel channel(file);
   const absl::StatusOr<Header> header = read_header_for_check(&channel);
   if (!header.ok()) return header.status();
-  absl::StatusOr<ImageFiles> files =
-      open_image_files(std::move(file), files_named_by(*header), options,
-                       context);
+  absl::StatusOr<ImageFiles> files = open_image_files(
+      std::move(file), files_named_by(*header), options, context);
   if (!files.ok()) return files.status();
   return std::make_shared<CheckDriver>(*std::move(files), header->size_bytes);
 }

@@ -30,6 +30,11 @@ constexpr Known kKnown[] = {
     {"", "snapshots_offset", "repair all", "",
      "what stands there is no snapshot table: making it one destroys one thing "
      "or another"},
+    {"", "L1 entry", "repair all", "we leave more damage",
+     "a table that is not aligned lies across others: QEMU's repair gives up "
+     "half way, and ours leaves such a table alone"},
+    {"", "l1_size", "repair leaks", "",
+     "an L1 table that reaches over data: entries are what was written last"},
     {"", "autoclear features", "repair", "fixes",
      "QEMU's repair writes a header without snapshots, and repairs that"},
     {"", "extension 0x23852875", "repair", "fixes",

@@ -66,7 +66,8 @@ class StressImage {
   // content, if it is right.
   absl::StatusOr<std::vector<uint8_t>> verify(BlockDevice& device);
 
-  // qemu-img check, of formats that it checks, and compare.  REQUIRES: the image is closed.
+  // qemu-img check, of formats that it checks, and compare.  REQUIRES: the
+  // image is closed.
   absl::Status judge(const std::vector<uint8_t>& content) const;
 
  private:

@@ -46,8 +46,7 @@ void fill(MemoryImage& image) {
 
 TEST(MakeEmpty, ShowsTheBackingFileAndIsAsLongAsWhenItWasNew) {
   MemoryImage image(overlay());
-  const uint64_t new_length =
-      align_up(image.memory().length_bytes(), kCluster);
+  const uint64_t new_length = align_up(image.memory().length_bytes(), kCluster);
   fill(image);
   ASSERT_TRUE(image.driver().make_empty().ok());
   EXPECT_TRUE(image.reads_as({0, kDiskBytes}, kBackingFill));

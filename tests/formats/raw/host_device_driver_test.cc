@@ -223,10 +223,11 @@ TEST_P(HostDevice, IdentityIsTheDevicesAndLocksAreTaken) {
 TEST_P(HostDevice, CreateChecksTheSize) {
   const StorageProtocol& protocol = *host_device_protocol();
   EXPECT_TRUE(protocol.create(loop_->path(), kLength, {}, nullptr).ok());
-  EXPECT_EQ(errno_of(protocol.create(loop_->path(), kLength + 512, {}, nullptr)),
-            ENOSPC);
-  EXPECT_TRUE(absl::IsInvalidArgument(
-      protocol.create(loop_->path(), 512, {{"preallocation", "full"}}, nullptr)));
+  EXPECT_EQ(
+      errno_of(protocol.create(loop_->path(), kLength + 512, {}, nullptr)),
+      ENOSPC);
+  EXPECT_TRUE(absl::IsInvalidArgument(protocol.create(
+      loop_->path(), 512, {{"preallocation", "full"}}, nullptr)));
 }
 
 }  // namespace

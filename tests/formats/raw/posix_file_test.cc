@@ -194,7 +194,8 @@ TEST(PosixFile, AFailedFlushIsRememberedUntilReopened) {
   const ScopedSyscallHooks scope(&hooks);
   EXPECT_EQ(errno_of((*file)->flush()), EIO);
   EXPECT_EQ(errno_of((*file)->flush()), EIO);
-  EXPECT_EQ(errno_of((*file)->reopen({.read_only = true})), EIO);  // would hide the loss
+  EXPECT_EQ(errno_of((*file)->reopen({.read_only = true})),
+            EIO);  // would hide the loss
   EXPECT_FALSE((*file)->read_only());
   EXPECT_TRUE((*file)->reopen({.read_only = false}).ok());
   EXPECT_TRUE((*file)->flush().ok());

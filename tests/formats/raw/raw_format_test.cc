@@ -46,10 +46,10 @@ TEST(RawFormat, CreatesTheLengthThatQemuCreates) {
     const ScratchFile ours;
     ASSERT_TRUE(testing::make_with_qemu({theirs.path(), "raw"}, size).ok());
     const CreateOptions options = of_size(size);
-    ASSERT_TRUE(file_protocol()
-                    ->create(ours.path(), raw.initial_file_length(options), {},
-                             nullptr)
-                    .ok());
+    ASSERT_TRUE(
+        file_protocol()
+            ->create(ours.path(), raw.initial_file_length(options), {}, nullptr)
+            .ok());
     std::shared_ptr<BlockDriver> file = *file_protocol()->open(ours.path(), {});
     ASSERT_TRUE(raw.create(file, options, {}).ok());
     EXPECT_EQ(ours.content(), theirs.content()) << size;
