@@ -22,7 +22,9 @@ packages=(
   bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib
   clang-19 clang-format-19 clang-tidy-19 g++-12 libclang-rt-19-dev lld-19 llvm-19
   # Libraries.
-  libcli11-dev libedit-dev libgcrypt20-dev libzstd-dev nlohmann-json3-dev zlib1g-dev
+  libcairo2-dev libcli11-dev libedit-dev libgcrypt20-dev libzstd-dev nlohmann-json3-dev zlib1g-dev
+  # A font for pictures, and what checks manual pages.
+  fonts-dejavu-core groff-base
   # Independent judges of our images, and load generators.
   cryptsetup-bin fio libnbd-bin libqcow-utils nbdkit qemu-utils
   # The scripts themselves.

@@ -4,11 +4,16 @@
 #include <cstdio>
 #include <memory>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
+#include "tools/picture.h"
 #include "tools/progress_bar.h"
+#include "tools/qemu_bench.h"
+#include "tools/sweep_picture.h"
 
 namespace spindle {
 namespace {
@@ -57,15 +62,54 @@ absl::StatusOr<BenchResult> measure(const BenchTarget& target,
   return closed;
 }
 
+// What qemu-img delivers with each depth; if it cannot, the name says why, and
+// if it is not there, it is empty.
+SweepLine measure_qemu(const BenchTarget& target, const SweepOptions& options) {
+  SweepLine line;
+  const std::string program = find_qemu_img();
+  if (program.empty()) return line;
+  line.name = "qemu-img";
+  BenchOptions bench = options.bench;
+  for (const size_t depth : options.depths) {
+    bench.depth = depth;
+    const absl::StatusOr<double> result =
+        run_qemu_bench(program, target, bench);
+    if (!result.ok()) {
+      return {absl::StrCat("(not measured: ", result.status().message(), ")"),
+              {}};
+    }
+    line.points.push_back({depth, *result});
+  }
+  return line;
+}
+
+absl::Status draw(const BenchTarget& target, const SweepOptions& options,
+                  std::vector<SweepLine> lines) {
+  SweepLine qemu = measure_qemu(target, options);
+  if (!qemu.name.empty()) lines.push_back(std::move(qemu));
+  const std::string title = absl::StrCat(
+      target.image.name, ": ", options.bench.random ? "random " : "sequential ",
+      options.bench.write ? "writes" : "reads", " of ",
+      options.bench.request_bytes, " bytes");
+  return draw_sweep(title, lines).save(options.picture);
+}
+
 }  // namespace
 
 absl::Status run_sweep(const BenchTarget& target, const SweepOptions& options) {
+  if (!options.picture.empty()) {
+    absl::Status status = Picture::check_path(options.picture);
+    if (!status.ok()) return status;
+  }
   print_heading(target, options);
   ProgressBar bar;
   const double rows =
       static_cast<double>(options.widths.size() * options.depths.size());
   double rows_done = 0;
+  std::vector<SweepLine> lines;
   for (size_t width : options.widths) {
+    lines.push_back(
+        {absl::StrCat(width, width == 1 ? " thread" : " threads"), {}});
     for (size_t depth : options.depths) {
       BenchTarget row_target = target;
       row_target.threads = width;
@@ -83,10 +127,14 @@ absl::Status run_sweep(const BenchTarget& target, const SweepOptions& options) {
       bar.erase();
       if (!result.ok()) return result.status();
       print_row(width, depth, *result);
+      // Without a request there is no rate.
+      if (result->operations_per_second() > 0)
+        lines.back().points.push_back({depth, result->operations_per_second()});
       ++rows_done;
     }
   }
-  return absl::OkStatus();
+  if (options.picture.empty()) return absl::OkStatus();
+  return draw(target, options, std::move(lines));
 }
 
 }  // namespace spindle

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -21,6 +22,9 @@ struct SweepOptions {
   BenchOptions bench;  // all but the depth
   std::vector<size_t> depths = {1, 8, 32, 128};
   std::vector<size_t> widths = {1, 2, 8, 64};
+  // Where a picture of it goes, beside what qemu-img delivers where that is
+  // installed; empty: none is made.
+  std::string picture;
 };
 
 // Prints the table to standard output, row by row, and a progress bar to

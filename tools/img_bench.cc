@@ -36,6 +36,7 @@ struct BenchArguments {
   std::string cache = "writeback";
   std::optional<uint64_t> step_size;
   bool sweep = false;
+  std::string picture;  // of a sweep
   bool count_given = false;
 };
 
@@ -65,6 +66,8 @@ int check(BenchArguments* arguments) {
     return fail("--flush-interval is only available in write tests");
   if (options.flush_interval > 0 && options.flush_interval < options.depth)
     return fail("Flush interval can't be smaller than depth");
+  if (!arguments->picture.empty() && !arguments->sweep)
+    return fail("--picture is only available with --sweep");
   options.step_bytes = arguments->step_size.value_or(options.request_bytes);
   if (options.step_bytes == 0) options.step_bytes = options.request_bytes;
   BenchTarget& target = arguments->target;
@@ -135,6 +138,7 @@ int run(const BenchArguments& arguments) {
   if (!arguments.sweep) return run_once(arguments.target, arguments.options);
   SweepOptions sweep;
   sweep.bench = arguments.options;
+  sweep.picture = arguments.picture;
   if (!arguments.count_given) sweep.bench.request_count = kSweepRequestCount;
   if (arguments.target.threads.has_value())
     sweep.widths = {*arguments.target.threads};
@@ -163,7 +167,8 @@ int run_bench(int argc, char** argv) {
        {"random", no_argument, nullptr, kOptionRandom},
        {"seed", required_argument, nullptr, kOptionSeed},
        {"inline", no_argument, nullptr, kOptionInline},
-       {"sweep", no_argument, nullptr, kOptionSweep}});
+       {"sweep", no_argument, nullptr, kOptionSweep},
+       {"picture", required_argument, nullptr, kOptionPicture}});
   while (const std::optional<int> found = reader.next()) {
     const char* const text = reader.argument();
     switch (*found) {
@@ -223,6 +228,9 @@ int run_bench(int argc, char** argv) {
         break;
       case kOptionInline:
         target.run_in_place = true;
+        break;
+      case kOptionPicture:
+        arguments.picture = text;
         break;
       case kOptionSweep:
         arguments.sweep = true;

@@ -35,6 +35,12 @@ constexpr char kCommands[] =
   resize [--object objectdef] [--image-opts] [-f fmt] [--preallocation=prealloc] [-q] [--shrink] filename [+ | -]size
 )";
 
+// What qemu-img does not have, in the same form.
+constexpr char kExtensions[] =
+    R"(  bench [--threads=number] [--random] [--seed=number] [--inline] [--sweep [--picture=file]]
+  map [--picture=file]
+)";
+
 constexpr char kParameters[] =
     R"(Every command also takes --restrict: formats of backing files are not guessed, and
 what an image names is a file, whatever the name begins with.
@@ -66,6 +72,13 @@ Options of several commands:
   -W -m        convert: write in any order; so many pieces at a time
   -S           convert: as many zeroes in a row are not written (4k); 0: all are
   -r           check: repair leaks or all; convert, commit: bytes a second
+  --picture    map: draw, layer by layer, what is data, compressed, zero or a hole;
+               bench --sweep: draw throughput and latency over queue depth, beside
+               qemu-img's where that is installed; the file's name ends with .svg
+               or .png
+  --threads    bench: this many; --random (--seed): anywhere, not in order;
+               --inline: requests may run where they are made; --sweep: a table
+               of queue depths and threads
 )";
 
 std::string supported_formats() {
@@ -98,8 +111,9 @@ void print_help() {
       "    '-T', '--trace'      accepted; there are no trace points\n"
       "    '--restrict'         as for every command\n"
       "\n"
-      "Command syntax:\n%s\n%s\nSupported formats: %s\n",
-      program_name().c_str(), kCommands, kParameters,
+      "Command syntax:\n%s\nBeyond qemu-img's:\n%s\n%s\n"
+      "Supported formats: %s\n",
+      program_name().c_str(), kCommands, kExtensions, kParameters,
       supported_formats().c_str());
 }
 

@@ -23,6 +23,8 @@
 #include "tools/commands.h"
 #include "tools/image_opts.h"
 #include "tools/img_options.h"
+#include "tools/map_picture.h"
+#include "tools/picture.h"
 
 namespace spindle {
 namespace {
@@ -33,6 +35,7 @@ struct MapArguments {
   uint64_t start_offset = 0;
   std::optional<uint64_t> max_length;
   bool force_share = false;
+  std::string picture;  // a file for it; empty: the map is printed
 };
 
 // Bytes that are all alike and, where they lie somewhere, follow each other.
@@ -163,13 +166,30 @@ absl::Status print_map(BlockDevice& device, const Printer& printer,
   return printer.print(current, /*last=*/true);
 }
 
+int draw(const MapArguments& arguments, std::shared_ptr<BlockDriver> image) {
+  const uint64_t end = image->length_bytes();
+  const uint64_t start = std::min(arguments.start_offset, end);
+  const absl::StatusOr<Picture> picture = draw_map(
+      *image,
+      {start, std::min(end - start, arguments.max_length.value_or(end))});
+  image->close().IgnoreError();  // it was only read
+  if (!picture.ok()) return fail(qemu_words(picture.status()));
+  const absl::Status saved = picture->save(arguments.picture);
+  return saved.ok() ? 0 : fail(saved.message());
+}
+
 int run(const MapArguments& arguments, const ImageOpener& opener) {
+  if (!arguments.picture.empty()) {
+    const absl::Status status = Picture::check_path(arguments.picture);
+    if (!status.ok()) return fail(status.message());
+  }
   OpenOptions options;
   options.read_only = true;
   options.force_share = arguments.force_share;
   std::shared_ptr<BlockDriver> driver =
       open_or_complain(opener, arguments.image, options);
   if (driver == nullptr) return 1;
+  if (!arguments.picture.empty()) return draw(arguments, std::move(driver));
   const absl::StatusOr<std::unique_ptr<Executor>> executor =
       create_executor({});
   if (!executor.ok()) return fail(executor.status().message());
@@ -197,6 +217,7 @@ int run_map(int argc, char** argv) {
                        {"output", required_argument, nullptr, kOptionOutput},
                        {"image-opts", no_argument, nullptr, kOptionImageOpts},
                        {"force-share", no_argument, nullptr, 'U'},
+                       {"picture", required_argument, nullptr, kOptionPicture},
                        {"start-offset", required_argument, nullptr, 's'},
                        {"max-length", required_argument, nullptr, 'l'}});
   while (const std::optional<int> found = reader.next()) {
@@ -214,6 +235,9 @@ int run_map(int argc, char** argv) {
       case 'U':
         arguments.force_share = true;
         break;
+      case kOptionPicture:
+        arguments.picture = reader.argument();
+        break;
       case kOptionOutput:
         output = reader.argument();
         break;
@@ -226,6 +250,8 @@ int run_map(int argc, char** argv) {
   arguments.image.name = reader.operands()[0];
   arguments.image.image_opts = reader.image_opts();
   arguments.json = is_json_output(output);
+  if (output.has_value() && !arguments.picture.empty())
+    return fail("--output and --picture are mutually exclusive");
   return run(arguments,
              ImageOpener(builtin_drivers(), tool_policy(reader.secrets())));
 }
