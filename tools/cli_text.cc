@@ -13,9 +13,13 @@
 #include "absl/strings/str_format.h"
 #include "engine/errors.h"
 #include "engine/option_values.h"
+#include "tools/hints.h"
 
 namespace spindle {
 namespace {
+
+// What hints send people to.
+constexpr char kImageProgram[] = "spindle-img";
 
 // Digits and perhaps one of parse_size()'s suffixes: a size, if too large a
 // one.
@@ -48,7 +52,7 @@ void warn_of_hexadecimal_suffix(absl::string_view text) {
 }
 
 std::string& name_of_program() {
-  static auto* const name = new std::string("spindle-img");
+  static auto* const name = new std::string(kImageProgram);
   return *name;
 }
 
@@ -65,6 +69,10 @@ const std::string& program_name() { return name_of_program(); }
 int fail_as(absl::string_view program, absl::string_view message) {
   std::fflush(stdout);
   std::fprintf(stderr, "%s\n", absl::StrCat(program, ": ", message).c_str());
+  if (hints_are_wanted()) {
+    const std::string hint = hint_for(message, kImageProgram);
+    if (!hint.empty()) std::fprintf(stderr, "hint: %s\n", hint.c_str());
+  }
   return 1;
 }
 

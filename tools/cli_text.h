@@ -24,7 +24,8 @@ namespace spindle {
 void set_program_name(absl::string_view argv0);
 const std::string& program_name();
 
-// "<program>: <message>" on standard error; returns the exit code 1.
+// "<program>: <message>" on standard error, and where there is more to say, a
+// line that begins with "hint: " (hints.h); returns the exit code 1.
 int fail_as(absl::string_view program, absl::string_view message);
 int fail(absl::string_view message);
 // "<program>: warning: <message>" on standard error.
