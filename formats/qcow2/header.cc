@@ -83,15 +83,21 @@ absl::Status check_compression_type(const Header& header) {
   const bool announced =
       (header.incompatible_features & kIncompatibleCompressionType) != 0;
   if (header.compression_type > kCompressionZstd) {
-    return absl::UnimplementedError(absl::StrCat("qcow2: compression_type is ",
-                                                 header.compression_type,
-                                                 ", which is unknown"));
+    return with_qemu_words(absl::UnimplementedError(absl::StrCat(
+                               "qcow2: compression_type is ",
+                               header.compression_type, ", which is unknown")),
+                           absl::StrCat("qcow2: unknown compression type: ",
+                                        header.compression_type));
   }
   if (announced != (header.compression_type != kCompressionZlib)) {
-    return bad_field(
-        "compression_type", header.compression_type,
-        announced ? "the incompatible feature bit 3 says that it is not zlib"
-                  : "the incompatible feature bit 3 must be set for it");
+    return with_qemu_words(
+        bad_field("compression_type", header.compression_type,
+                  announced
+                      ? "the incompatible feature bit 3 says that it is not "
+                        "zlib"
+                      : "the incompatible feature bit 3 must be set for it"),
+        absl::StrCat("qcow2: Compression type incompatible feature bit must ",
+                     announced ? "not " : "", "be set"));
   }
   return absl::OkStatus();
 }
@@ -293,8 +299,11 @@ absl::Status add_extension(HeaderExtension extension, Header* header) {
     return absl::OkStatus();
   }
   if (extension.data.size() > kMaxBackingFormatBytes) {
-    return over_limit("length of the backing format", extension.data.size(),
-                      kMaxBackingFormatBytes);
+    return with_qemu_words(
+        over_limit("length of the backing format", extension.data.size(),
+                   kMaxBackingFormatBytes),
+        absl::StrCat("ERROR: ext_backing_format: len=", extension.data.size(),
+                     " too large (>=", kMaxBackingFormatBytes + 1, ")"));
   }
   // A C string to other implementations: it ends at the first zero byte.
   header->backing_format = extension.data.substr(0, extension.data.find('\0'));
