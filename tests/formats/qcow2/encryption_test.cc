@@ -675,6 +675,7 @@ TEST_F(LuksHeader, Missing) {
 
 TEST_F(LuksHeader, OfAnotherLength) {
   put32(extension_ + 4, 8);
+  put64(extension_ + kExtensionHeaderBytes + 8, 0);  // the extensions' end
   expect_refused(StatusCode::kInvalidArgument, "size 8");
 }
 
