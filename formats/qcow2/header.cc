@@ -395,9 +395,11 @@ absl::Status check_incompatible_features(const Header& header) {
 
 absl::Status check_writable(const Header& header) {
   if (header.is_corrupt()) {
-    return absl::UnimplementedError(
-        "qcow2: the image is marked corrupt; it must be repaired before it is "
-        "opened for writing");
+    return with_qemu_words(
+        absl::UnimplementedError(
+            "qcow2: the image is marked corrupt; it must be repaired before it "
+            "is opened for writing"),
+        "qcow2: Image is corrupt; cannot be opened read/write");
   }
   return absl::OkStatus();
 }
