@@ -122,7 +122,7 @@ TEST_F(AtATerminal, EditsTheLine) {
        {absl::StrCat("\x01", kRight, "\x7f"), begin + "length"},
        {absl::StrCat(kRight, "\x05\r")},
        {"read 0 512 1 2", begin + "read 0 512 1 2"},
-       {absl::StrCat(kLeft, kLeft, kLeft, kLeft, "\x0b"), begin + "read 0 512"},
+       {"\x7f\x7f\x7f\x7f", begin + "read 0 512"},
        {"\r"},
        {"q\r", ""}});
 }
@@ -145,13 +145,13 @@ TEST_F(AtATerminal, CompletesCommands) {
   expect_same({{"le\t", begin + "length"},
                {"\r"},
                {"rem\t", begin + "remove_break"},
-               {"\x01\x0b", kPrompt},
+               {std::string(13, '\x7f'), kPrompt},
                {"all\t0\r"},
                {"re", begin + "re"},
                {"\t", begin + "re"},
                {"s\t 1\r"},
                {"zzz\t", begin + "zzz"},
-               {"\x01\x0b", kPrompt},
+               {"\x7f\x7f\x7f", kPrompt},
                {"q\r", ""}},
               /*end=*/256);
 }
