@@ -54,8 +54,13 @@ absl::Status plan_encryption(const CreateOptions& options, Header* header) {
       crypto::find_create_format(options.options);
   if (!format.ok()) return format.status();
   if (format->empty()) return absl::OkStatus();
-  if (*format != crypto::kFormatAes)
-    return absl::InvalidArgumentError("Unsupported encryption format");
+  if (*format != crypto::kFormatAes) {
+    return absl::InvalidArgumentError(
+        *format == "luks"
+            ? "Unsupported encryption format"
+            : absl::StrCat("Parameter 'format' does not accept value '",
+                           *format, "'"));
+  }
   header->crypt_method = kCryptAes;
   return crypto::find_open_secret(options.options, *format,
                                   options.secrets.get())

@@ -113,18 +113,17 @@ TEST_F(AtATerminal, EndsAtTheEndOfTheInput) {
 
 TEST_F(AtATerminal, EditsTheLine) {
   const std::string begin = std::string(kPrompt) + " ";
-  expect_same(
-      {{"legth", begin + "legth"},
-       {absl::StrCat(kLeft, kLeft, kLeft, "n"), begin + "length"},
-       {"\r"},
-       {"xlengthy", begin + "xlengthy"},
-       {"\x7f", begin + "xlength"},
-       {absl::StrCat("\x01", kRight, "\x7f"), begin + "length"},
-       {absl::StrCat(kRight, "\x05\r")},
-       {"read 0 512 1 2", begin + "read 0 512 1 2"},
-       {"\x7f\x7f\x7f\x7f", begin + "read 0 512"},
-       {"\r"},
-       {"q\r", ""}});
+  expect_same({{"legth", begin + "legth"},
+               {absl::StrCat(kLeft, kLeft, kLeft, "n"), begin + "length"},
+               {"\r"},
+               {"xlengthy", begin + "xlengthy"},
+               {"\x7f", begin + "xlength"},
+               {absl::StrCat("\x01", kRight, "\x7f"), begin + "length"},
+               {absl::StrCat(kRight, "\x05\r")},
+               {"read 0 512 1 2", begin + "read 0 512 1 2"},
+               {"\x7f\x7f\x7f\x7f", begin + "read 0 512"},
+               {"\r"},
+               {"q\r", ""}});
 }
 
 TEST_F(AtATerminal, Remembers) {
