@@ -15,7 +15,8 @@ WindowDriver::WindowDriver(std::shared_ptr<BlockDriver> file,
                            uint64_t offset_bytes,
                            std::optional<uint64_t> size_bytes)
     : FilterDriver(file),
-      channel_(std::move(file)),
+      file_(std::move(file)),
+      channel_(std::in_place, file_),
       offset_bytes_(offset_bytes),
       size_bytes_(size_bytes) {}
 
@@ -60,17 +61,17 @@ uint64_t WindowDriver::bytes_within(const IoVector& qiov, Sector sector) const {
 absl::Status WindowDriver::read(const IoVector& qiov, Sector sector) {
   const uint64_t within = bytes_within(qiov, sector);
   qiov.fill(within, qiov.length_bytes() - within, 0);
-  return channel_.read(Purpose::kReadAio, qiov.slice(0, within),
-                       offset_bytes_ + sector.byte_offset());
-}
-
-absl::Status WindowDriver::write(const IoVector& qiov, Sector sector) {
-  return channel_.write(Purpose::kWriteAio,
-                        qiov.slice(0, bytes_within(qiov, sector)),
+  return channel_->read(Purpose::kReadAio, qiov.slice(0, within),
                         offset_bytes_ + sector.byte_offset());
 }
 
-absl::Status WindowDriver::flush() { return channel_.flush(); }
+absl::Status WindowDriver::write(const IoVector& qiov, Sector sector) {
+  return channel_->write(Purpose::kWriteAio,
+                         qiov.slice(0, bytes_within(qiov, sector)),
+                         offset_bytes_ + sector.byte_offset());
+}
+
+absl::Status WindowDriver::flush() { return channel_->flush(); }
 
 DriverLimits WindowDriver::limits() const { return {}; }
 
@@ -94,17 +95,17 @@ ImageInfo WindowDriver::info() const {
 }
 
 absl::Status WindowDriver::discard(ByteRange range) {
-  return channel_.discard(Purpose::kClusterFree, in_file(range));
+  return channel_->discard(Purpose::kClusterFree, in_file(range));
 }
 
 absl::Status WindowDriver::write_zeroes(ByteRange range,
                                         WriteZeroesFlags flags) {
-  return channel_.write_zeroes(Purpose::kPwritevZero, in_file(range), flags);
+  return channel_->write_zeroes(Purpose::kPwritevZero, in_file(range), flags);
 }
 
 absl::StatusOr<BlockStatus> WindowDriver::block_status(ByteRange range,
                                                        BlockStatusScope) {
-  absl::StatusOr<BlockStatus> status = channel_.block_status(in_file(range));
+  absl::StatusOr<BlockStatus> status = channel_->block_status(in_file(range));
   if (status.ok())
     status->end_of_image = range.offset + status->length >= length_bytes();
   return status;
@@ -133,6 +134,12 @@ absl::Status WindowDriver::resize(uint64_t length_bytes,
   return status.ok()
              ? child().resize(length_bytes + offset_bytes_, preallocation)
              : status;
+}
+
+absl::Status WindowDriver::reopen(const ReopenOptions& options) {
+  absl::Status status = FilterDriver::reopen(options);
+  if (status.ok() && options.direct.has_value()) channel_.emplace(file_);
+  return status;
 }
 
 absl::StatusOr<std::shared_ptr<BlockDriver>> apply_window(

@@ -49,6 +49,7 @@ class WindowDriver final : public FilterDriver {
   absl::Status set_length(uint64_t length_bytes, SetLengthMode mode) override;
   absl::Status resize(uint64_t length_bytes,
                       Preallocation preallocation) override;
+  absl::Status reopen(const ReopenOptions& options) override;
 
  private:
   WindowDriver(std::shared_ptr<BlockDriver> file, uint64_t offset_bytes,
@@ -61,7 +62,9 @@ class WindowDriver final : public FilterDriver {
   uint64_t bytes_within(const IoVector& qiov, Sector sector) const;
   absl::Status check_resizable(uint64_t length_bytes) const;
 
-  ByteChannel channel_;
+  const std::shared_ptr<BlockDriver> file_;
+  // By the alignment that the file has now.
+  std::optional<ByteChannel> channel_;
   const uint64_t offset_bytes_;
   const std::optional<uint64_t> size_bytes_;
 };
