@@ -7,7 +7,12 @@
 #include "engine/checked_math.h"
 
 namespace spindle {
+namespace {
 
+constexpr int kMaxLooks = 64;
+
+// True if the bytes behind those of `first` may be said to be of one run with
+// them.
 bool goes_on(const BlockStatus& first, const BlockStatus& next) {
   const auto expected =
       first.host_offset.has_value()
@@ -16,6 +21,30 @@ bool goes_on(const BlockStatus& first, const BlockStatus& next) {
   return first.allocated == next.allocated && first.data == next.data &&
          first.zero == next.zero && first.compressed == next.compressed &&
          next.host_offset == expected;
+}
+
+}  // namespace
+
+absl::StatusOr<BlockStatus> own_status(
+    ByteRange range,
+    absl::FunctionRef<absl::StatusOr<BlockStatus>(uint64_t offset,
+                                                  uint64_t max_bytes)>
+        look) {
+  BlockStatus whole;
+  for (int looks = 0; looks < kMaxLooks && whole.length < range.length;
+       ++looks) {
+    const absl::StatusOr<BlockStatus> next =
+        look(range.offset + whole.length, range.length - whole.length);
+    if (!next.ok()) return next.status();
+    if (whole.length == 0) {
+      whole = *next;
+    } else if (goes_on(whole, *next)) {
+      whole.length += next->length;
+    } else {
+      break;
+    }
+  }
+  return whole;
 }
 
 absl::StatusOr<BlockStatus> backing_status(const BlockStatus& unallocated,

@@ -6,12 +6,6 @@
 #include "formats/qcow/cluster_map.h"
 
 namespace spindle::qcow {
-namespace {
-
-// A call looks at no more slices than this: it holds the gate.
-constexpr int kMaxLookups = 64;
-
-}  // namespace
 
 BlockStatus StatusReader::status_of(const MappedRun& run) const {
   BlockStatus status;
@@ -26,7 +20,10 @@ BlockStatus StatusReader::status_of(const MappedRun& run) const {
 
 absl::StatusOr<BlockStatus> StatusReader::status(ByteRange range,
                                                  BlockStatusScope scope) {
-  absl::StatusOr<BlockStatus> found = layer_status(range);
+  absl::StatusOr<BlockStatus> found =
+      own_status(range, [this](uint64_t offset, uint64_t max_bytes) {
+        return look(offset, max_bytes);
+      });
   if (found.ok() && !found->allocated) {
     found = backing_status(
         *found, range, scope,
@@ -38,24 +35,12 @@ absl::StatusOr<BlockStatus> StatusReader::status(ByteRange range,
   return found;
 }
 
-absl::StatusOr<BlockStatus> StatusReader::layer_status(ByteRange range) {
-  BlockStatus whole;
-  for (int lookups = 0; lookups < kMaxLookups && whole.length < range.length;
-       ++lookups) {
-    MappedRun run;
-    absl::Status status = image_.map().lookup(
-        {range.offset + whole.length}, range.length - whole.length, &run);
-    if (!status.ok()) return status;
-    const BlockStatus next = status_of(run);
-    if (whole.length == 0) {
-      whole = next;
-    } else if (goes_on(whole, next)) {
-      whole.length += next.length;
-    } else {
-      break;
-    }
-  }
-  return whole;
+absl::StatusOr<BlockStatus> StatusReader::look(uint64_t offset,
+                                               uint64_t max_bytes) {
+  MappedRun run;
+  absl::Status status = image_.map().lookup({offset}, max_bytes, &run);
+  if (!status.ok()) return status;
+  return status_of(run);
 }
 
 }  // namespace spindle::qcow

@@ -23,7 +23,8 @@ class StatusReader {
   absl::StatusOr<BlockStatus> status(ByteRange range, BlockStatusScope scope);
 
  private:
-  absl::StatusOr<BlockStatus> layer_status(ByteRange range);
+  // Of the image's own first bytes from `offset` on.
+  absl::StatusOr<BlockStatus> look(uint64_t offset, uint64_t max_bytes);
   BlockStatus status_of(const MappedRun& run) const;
 
   Image& image_;

@@ -16,9 +16,6 @@
 namespace spindle::qcow2 {
 namespace {
 
-// A call looks at no more slices than this: it holds the gate.
-constexpr int kMaxLookups = 64;
-
 BlockStatus status_of(const MappedRun& run) {
   BlockStatus status;
   status.length = run.bytes;
@@ -41,7 +38,10 @@ BlockStatus status_of(const MappedRun& run) {
 
 absl::StatusOr<BlockStatus> StatusReader::status(ByteRange range,
                                                  BlockStatusScope scope) {
-  absl::StatusOr<BlockStatus> found = layer_status(range);
+  absl::StatusOr<BlockStatus> found =
+      own_status(range, [this](uint64_t offset, uint64_t max_bytes) {
+        return look(offset, max_bytes);
+      });
   if (!found.ok()) return found;
   // What lies there is not what the guest has.
   if (image_.transfer().is_encrypted()) found->host_offset.reset();
@@ -60,24 +60,12 @@ absl::StatusOr<BlockStatus> StatusReader::status(ByteRange range,
   return found;
 }
 
-absl::StatusOr<BlockStatus> StatusReader::layer_status(ByteRange range) {
-  BlockStatus whole;
-  for (int lookups = 0; lookups < kMaxLookups && whole.length < range.length;
-       ++lookups) {
-    MappedRun run;
-    absl::Status status = image_.map().lookup(
-        {range.offset + whole.length}, range.length - whole.length, &run);
-    if (!status.ok()) return status;
-    const BlockStatus next = status_of(run);
-    if (whole.length == 0) {
-      whole = next;
-    } else if (goes_on(whole, next)) {
-      whole.length += next.length;
-    } else {
-      break;
-    }
-  }
-  return whole;
+absl::StatusOr<BlockStatus> StatusReader::look(uint64_t offset,
+                                               uint64_t max_bytes) {
+  MappedRun run;
+  absl::Status status = image_.map().lookup({offset}, max_bytes, &run);
+  if (!status.ok()) return status;
+  return status_of(run);
 }
 
 absl::Status StatusReader::look_for_hole(BlockStatus* status) {

@@ -31,7 +31,8 @@ class StatusReader {
  private:
   enum class Preallocated { kUnknown, kNo, kYes };
 
-  absl::StatusOr<BlockStatus> layer_status(ByteRange range);
+  // Of the image's own first bytes from `offset` on.
+  absl::StatusOr<BlockStatus> look(uint64_t offset, uint64_t max_bytes);
   absl::Status look_for_hole(BlockStatus* status);
   absl::StatusOr<bool> has_preallocated_metadata();
   struct TablePlace {
