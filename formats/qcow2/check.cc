@@ -140,15 +140,18 @@ absl::Status Check::settle_refcounts() {
 // they are free now.  As leaks, as QEMU sees them.
 void Check::say_freed(const Header& old) {
   std::set<uint64_t> clusters;
+  // Whatever the header and the table say: no more than the file has.
+  const auto add = [&](uint64_t cluster) {
+    if (cluster < clusters_ && counter_->get(cluster) == 0)
+      clusters.insert(cluster);
+  };
   const uint64_t table = old.refcount_table_offset >> old.cluster_bits;
-  for (uint64_t i = 0; i < old.refcount_table_clusters; ++i)
-    clusters.insert(table + i);
+  for (uint64_t i = 0; i < old.refcount_table_clusters; ++i) add(table + i);
   for (uint64_t i = 0; i < stored_.table_entry_count(); ++i) {
     const uint64_t offset = stored_.block_offset(i);
-    if (offset != 0) clusters.insert(offset >> old.cluster_bits);
+    if (offset != 0) add(offset >> old.cluster_bits);
   }
   for (const uint64_t cluster : clusters) {
-    if (cluster >= clusters_ || counter_->get(cluster) != 0) continue;
     context_.say(
         absl::StrCat("Repairing cluster ", cluster, " refcount=1 reference=0"));
   }
