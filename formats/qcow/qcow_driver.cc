@@ -209,12 +209,27 @@ absl::Status QcowDriver::reopen(const ReopenOptions& options) {
   // and the child's own reopen.
   const Gate::Closure closed(&gate_);
   if (parts_ == nullptr) return inactive_error();
-  const ImageFiles::Reopening as_before{
-      .file = {.read_only = read_only()}, .data_file = {}, .backing = {}};
+  status = change_access(options.read_only, files);
+  if (status.ok())
+    options_.no_flush = options.no_flush.value_or(options_.no_flush);
+  return status;
+}
+
+absl::Status QcowDriver::change_access(bool to_read_only,
+                                       const ImageFiles::Reopening& files) {
+  const ReopenOptions access{.read_only = read_only(),
+                             .no_flush = options_.no_flush};
+  ImageFiles::Reopening as_before{
+      .file = access, .data_file = {}, .backing = std::nullopt};
+  if (files.backing.has_value()) {
+    as_before.backing = access;
+    as_before.backing->read_only = files_.backing->read_only();
+  }
   // The file is opened anew all the same: that forgets a failed flush.
-  if (options.read_only == read_only()) return files_.reopen(files, as_before);
+  if (to_read_only == read_only()) return files_.reopen(files, as_before);
   Image& image = *parts_->image;
-  if (options.read_only) {
+  absl::Status status;
+  if (to_read_only) {
     status = image.rounds().flush();
     if (status.ok()) status = files_.reopen(files, as_before);
     if (status.ok()) read_only_.store(true, std::memory_order_release);

@@ -101,12 +101,16 @@ class QcowDriver final : public BlockDriver {
   };
 
   absl::Status finish_change(absl::Status status);
+  // reopen(), inside the closed gate.
+  absl::Status change_access(bool to_read_only,
+                             const ImageFiles::Reopening& files);
   // What activate() does once it has the locks.
   absl::Status load_again();
 
   const ImageFiles files_;
   const std::unique_ptr<const crypto::EncryptedTransfer> encrypted_;
-  const OpenOptions options_;
+  // Changed by reopen(), while the gate is closed.
+  OpenOptions options_;
   const LogSink log_;
   std::atomic<bool> read_only_;
 

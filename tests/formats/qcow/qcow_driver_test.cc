@@ -473,7 +473,7 @@ TEST(QcowDriver, AFullFileSystemIsNoDamage) {
 
 // ---- Life -------------------------------------------------------------------
 
-TEST(QcowDriver, ReopensForReadingAndBack) {
+TEST(QcowDriver, OverAFileThatCannotBeReopenedItCannotEither) {
   MemoryImageOptions options = options_of({});
   MemoryImage image(options);
   // MemoryDriver cannot; the call is refused as a whole.
