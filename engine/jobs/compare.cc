@@ -6,7 +6,9 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/aligned_buffer.h"
 #include "engine/io_vector.h"
+#include "engine/jobs/job_buffer.h"
 #include "engine/jobs/sector_status.h"
 #include "engine/run_pieces.h"
 #include "engine/sector.h"
@@ -35,7 +37,7 @@ class Comparer {
   CompareResult run();
 
  private:
-  using Buffers = std::array<std::vector<uint8_t>, 2>;
+  using Buffers = std::array<AlignedBuffer, 2>;
   // Compares [begin, end) in windows.
   CompareResult compare(uint64_t begin, uint64_t end);
   CompareResult compare_window(ByteRange range) const;
@@ -173,8 +175,8 @@ CompareResult Comparer::compare_data(ByteRange range, const bool (&is_read)[2],
                                      Buffers* buffers) const {
   for (int i = 0; i < 2; ++i) {
     if (!is_read[i]) continue;
-    std::vector<uint8_t>& buffer = (*buffers)[i];
-    if (buffer.empty()) buffer.resize(kBufferBytes);
+    AlignedBuffer& buffer = (*buffers)[i];
+    need_job_buffer(kBufferBytes, &buffer);
     const absl::Status status =
         devices_[i]->read(IoVector(buffer.data(), range.length),
                           Sector::from_byte_offset(range.offset));

@@ -13,9 +13,11 @@
 #include "absl/synchronization/mutex.h"
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
+#include "engine/aligned_buffer.h"
 #include "engine/checked_math.h"
 #include "engine/errors.h"
 #include "engine/io_vector.h"
+#include "engine/jobs/job_buffer.h"
 #include "engine/jobs/sector_status.h"
 #include "engine/jobs/zero_runs.h"
 #include "engine/run_pieces.h"
@@ -81,7 +83,7 @@ class Copier {
   void work() ABSL_LOCKS_EXCLUDED(mutex_);
   std::optional<Piece> take() ABSL_LOCKS_EXCLUDED(mutex_);
   absl::Status find_next_run() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  absl::Status copy(const Piece& piece, std::vector<uint8_t>* buffer);
+  absl::Status copy(const Piece& piece, AlignedBuffer* buffer);
   absl::Status read(const Run& run, uint8_t* data) const;
   absl::Status read_by_sector(const Run& run, uint8_t* data) const;
   absl::Status write(const Run& run, const uint8_t* data) const;
@@ -257,7 +259,7 @@ absl::Status Copier::run() {
 }
 
 void Copier::work() {
-  std::vector<uint8_t> buffer;
+  AlignedBuffer buffer;
   while (const std::optional<Piece> piece = take())
     finish(*piece, copy(*piece, &buffer));
 }
@@ -299,13 +301,13 @@ std::optional<Copier::Piece> Copier::take() {
   return std::nullopt;
 }
 
-absl::Status Copier::copy(const Piece& piece, std::vector<uint8_t>* buffer) {
+absl::Status Copier::copy(const Piece& piece, AlignedBuffer* buffer) {
   const Run& run = piece.run;
   const bool must_be_data =
       run.fate == Fate::kZeroed && options_.min_zeroes_bytes == 0;
   absl::Status status;
   if (run.fate == Fate::kCopied || must_be_data) {
-    if (buffer->size() < piece_bytes_) buffer->resize(piece_bytes_);
+    need_job_buffer(piece_bytes_, buffer);
     if (must_be_data) {
       std::memset(buffer->data(), 0, run.length);
     } else {

@@ -2,11 +2,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "engine/aligned_buffer.h"
 #include "engine/errors.h"
 #include "engine/io_vector.h"
+#include "engine/jobs/job_buffer.h"
 #include "engine/run_pieces.h"
 
 namespace spindle {
@@ -19,8 +20,7 @@ absl::Status failed(absl::string_view what, const absl::Status& status) {
       with_qemu_words(status, std::strerror(errno_for(status))), what, what);
 }
 
-absl::Status read(BlockDevice& source, ByteRange range,
-                  std::vector<uint8_t>* buffer) {
+absl::Status read(BlockDevice& source, ByteRange range, AlignedBuffer* buffer) {
   const uint64_t end = source.length_bytes();
   const uint64_t there =
       std::min(range.length, end - std::min(end, range.offset));
@@ -34,7 +34,7 @@ absl::Status read(BlockDevice& source, ByteRange range,
 }
 
 absl::Status write(BlockDevice& target, uint64_t offset, uint64_t bytes,
-                   std::vector<uint8_t>* buffer) {
+                   AlignedBuffer* buffer) {
   // The last sector may be the source's, whole, and the target's in part.
   const uint64_t end = target.length_bytes();
   const uint64_t there = std::min(bytes, end - std::min(end, offset));
@@ -49,8 +49,8 @@ absl::Status write(BlockDevice& target, uint64_t offset, uint64_t bytes,
 
 absl::Status copy_bytes(BlockDevice& source, ByteRange range,
                         BlockDevice& target, const JobOptions& options) {
-  std::vector<uint8_t> buffers[2] = {std::vector<uint8_t>(kPieceBytes),
-                                     std::vector<uint8_t>(kPieceBytes)};
+  AlignedBuffer buffers[2];
+  for (AlignedBuffer& buffer : buffers) need_job_buffer(kPieceBytes, &buffer);
   const auto piece_at = [&range](uint64_t done) {
     return ByteRange{range.offset + done,
                      std::min(kPieceBytes, range.length - done)};

@@ -7,8 +7,10 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
+#include "engine/aligned_buffer.h"
 #include "engine/errors.h"
 #include "engine/io_vector.h"
+#include "engine/jobs/job_buffer.h"
 #include "engine/jobs/sector_status.h"
 #include "engine/run_pieces.h"
 #include "engine/sector.h"
@@ -22,8 +24,8 @@ constexpr size_t kMaxHelpers = 4;
 
 struct Piece {
   ByteRange range;
-  std::vector<uint8_t> before;  // as over the old backing file
-  std::vector<uint8_t> after;
+  AlignedBuffer before;  // as over the old backing file
+  AlignedBuffer after;
   // Where they are not the same.
   std::vector<ByteRange> differences;
   absl::Status status;
@@ -54,7 +56,7 @@ class Rebase {
                            size_t* count) const;
   void compare(Piece* piece) const;
   static absl::Status read(BlockDevice* device, ByteRange range,
-                           std::vector<uint8_t>* bytes);
+                           AlignedBuffer* bytes);
   // What `range`, a part of the piece, is now.
   absl::Status write_data(const Piece& piece, ByteRange range) const;
   // The same beyond the end of the old backing file, with entries that take no
@@ -106,8 +108,8 @@ absl::Status Rebase::find_pieces(uint64_t* offset, std::vector<Piece>* pieces,
 }
 
 absl::Status Rebase::read(BlockDevice* device, ByteRange range,
-                          std::vector<uint8_t>* bytes) {
-  bytes->resize(kPieceBytes);
+                          AlignedBuffer* bytes) {
+  need_job_buffer(kPieceBytes, bytes);
   const uint64_t device_end =
       device == nullptr ? 0 : whole_sectors_bytes(*device);
   const uint64_t there =
