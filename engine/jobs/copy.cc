@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <optional>
-#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -86,13 +86,21 @@ class Copier {
   absl::Status copy(const Piece& piece, AlignedBuffer* buffer);
   absl::Status read(const Run& run, uint8_t* data) const;
   absl::Status read_by_sector(const Run& run, uint8_t* data) const;
-  absl::Status write(const Run& run, const uint8_t* data) const;
-  absl::Status write_run(const Run& run, const uint8_t* data) const;
+  bool is_written_as_data(const Run& run) const {
+    return run.fate == Fate::kCopied ||
+           (run.fate == Fate::kZeroed && options_.min_zeroes_bytes == 0);
+  }
+  // What is to be written of `run`, which `data` was read from: data, zeroes.
+  std::vector<Run> parts_of(const Run& run, const uint8_t* data) const;
+  absl::Status write_data(const Run& run, const uint8_t* data) const;
   absl::Status write_zeroes(const Run& run) const;
-  // False: a piece has failed, and nothing more shall be written.
+  // False: a piece before this one has failed, and nothing behind it shall be
+  // written.
   bool wait_for_turn(uint64_t number) ABSL_LOCKS_EXCLUDED(mutex_);
-  void finish(const Piece& piece, absl::Status status)
+  void finish(const Piece& piece, const absl::Status& status)
       ABSL_LOCKS_EXCLUDED(mutex_);
+  void fail(uint64_t number, const absl::Status& status)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void keep_to_rate(uint64_t bytes) ABSL_LOCKS_EXCLUDED(mutex_);
 
   std::vector<Source> sources_;
@@ -102,6 +110,7 @@ class Copier {
   uint64_t backing_end_ = 0;
   uint64_t cluster_bytes_ = kSectorSizeBytes;
   uint64_t piece_bytes_ = kPieceBytes;
+  bool is_in_order_ = true;
   ZeroRunRules zero_rules_;
   const absl::Time start_;
 
@@ -112,7 +121,11 @@ class Copier {
   uint64_t written_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t bytes_to_copy_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t bytes_copied_ ABSL_GUARDED_BY(mutex_) = 0;
-  absl::Status failure_ ABSL_GUARDED_BY(mutex_);  // the first
+  // Of the first piece, by number, that failed: whichever failed first, the
+  // same error is told.
+  absl::Status failure_ ABSL_GUARDED_BY(mutex_);
+  uint64_t failed_number_ ABSL_GUARDED_BY(mutex_) =
+      std::numeric_limits<uint64_t>::max();
 };
 
 Copier::Copier(absl::Span<BlockDevice* const> sources, BlockDevice& target,
@@ -134,6 +147,9 @@ Copier::Copier(absl::Span<BlockDevice* const> sources, BlockDevice& target,
     backing_end_ = align_up(backing->length_bytes(), kSectorSizeBytes);
   }
   cluster_bytes_ = driver.info().cluster_size_bytes.value_or(kSectorSizeBytes);
+  // Where nothing is allocated, no order shows in the target.
+  is_in_order_ = options.in_order && !options.compress &&
+                 driver.info().cluster_size_bytes.has_value();
   if (options.compress) piece_bytes_ = std::max(kPieceBytes, cluster_bytes_);
   zero_rules_.min_zeroes_bytes =
       std::max(options.min_zeroes_bytes, kSectorSizeBytes);
@@ -213,10 +229,8 @@ absl::StatusOr<Run> Copier::status_at(uint64_t offset) const {
 }
 
 void Copier::cut(Run* run) const {
-  const bool is_data =
-      run->fate == Fate::kCopied ||
-      (run->fate == Fate::kZeroed && options_.min_zeroes_bytes == 0);
-  if (is_data) run->length = std::min(run->length, piece_bytes_);
+  if (is_written_as_data(*run))
+    run->length = std::min(run->length, piece_bytes_);
   if (!options_.compress) return;
   // Whole clusters only.
   if (run->length < cluster_bytes_) {
@@ -233,10 +247,7 @@ absl::Status Copier::count_bytes() {
   for (uint64_t offset = 0; offset < end_;) {
     const absl::StatusOr<Run> run = status_at(offset);
     if (!run.ok()) return run.status();
-    if (run->fate == Fate::kCopied ||
-        (run->fate == Fate::kZeroed && options_.min_zeroes_bytes == 0)) {
-      bytes += run->length;
-    }
+    if (is_written_as_data(*run)) bytes += run->length;
     offset += run->length;
   }
   absl::MutexLock lock(&mutex_);
@@ -284,7 +295,7 @@ std::optional<Copier::Piece> Copier::take() {
     absl::Status status = options_.job.check_cancelled();
     if (status.ok()) status = find_next_run();
     if (!status.ok()) {
-      failure_ = status;
+      fail(taken_, status);
       return std::nullopt;
     }
     Piece piece{known_, taken_};
@@ -303,42 +314,51 @@ std::optional<Copier::Piece> Copier::take() {
 
 absl::Status Copier::copy(const Piece& piece, AlignedBuffer* buffer) {
   const Run& run = piece.run;
-  const bool must_be_data =
-      run.fate == Fate::kZeroed && options_.min_zeroes_bytes == 0;
   absl::Status status;
-  if (run.fate == Fate::kCopied || must_be_data) {
+  // Looked through before the turn comes: others do so at the same time.
+  std::vector<Run> parts = {run};
+  if (is_written_as_data(run)) {
     need_job_buffer(piece_bytes_, buffer);
-    if (must_be_data) {
+    if (run.fate == Fate::kZeroed) {
       std::memset(buffer->data(), 0, run.length);
     } else {
       status = read(run, buffer->data());
     }
+    if (status.ok()) parts = parts_of(run, buffer->data());
   }
   // Also after an error: the others wait for this one.
-  const bool goes_on = wait_for_turn(piece.number);
-  if (!status.ok() || !goes_on) return status;
-  if (run.fate == Fate::kZeroed && !must_be_data) return write_zeroes(run);
-  status = write(run, buffer->data());
-  if (status.ok()) keep_to_rate(run.length);
+  if (!wait_for_turn(piece.number)) return status;
+  for (const Run& part : parts) {
+    if (!status.ok()) return status;
+    const uint8_t* const data = buffer->data() + (part.offset - run.offset);
+    status = part.fate == Fate::kZeroed ? write_zeroes(part)
+                                        : write_data(part, data);
+  }
+  if (is_written_as_data(run) && status.ok()) keep_to_rate(run.length);
   return status;
 }
 
 bool Copier::wait_for_turn(uint64_t number) {
   absl::MutexLock lock(&mutex_);
-  if (options_.in_order && !options_.compress) {
+  if (is_in_order_) {
     const auto is_next = [this, number]() ABSL_EXCLUSIVE_LOCKS_REQUIRED(
                              mutex_) { return written_ == number; };
     mutex_.Await(absl::Condition(&is_next));
   }
-  return failure_.ok();
+  return number < failed_number_;
 }
 
-void Copier::finish(const Piece& piece, absl::Status status) {
+void Copier::fail(uint64_t number, const absl::Status& status) {
+  if (number >= failed_number_) return;
+  failed_number_ = number;
+  failure_ = status;
+}
+
+void Copier::finish(const Piece& piece, const absl::Status& status) {
   absl::MutexLock lock(&mutex_);
   ++written_;
-  if (failure_.ok()) failure_ = std::move(status);
-  if (piece.run.fate != Fate::kZeroed || options_.min_zeroes_bytes == 0)
-    bytes_copied_ += piece.run.length;
+  if (!status.ok()) fail(piece.number, status);
+  if (is_written_as_data(piece.run)) bytes_copied_ += piece.run.length;
   // From one thread at a time.
   options_.job.report(std::min(bytes_copied_, bytes_to_copy_), bytes_to_copy_);
 }
@@ -392,7 +412,8 @@ absl::Status Copier::read_by_sector(const Run& run, uint8_t* data) const {
   return absl::OkStatus();
 }
 
-absl::Status Copier::write(const Run& run, const uint8_t* data) const {
+std::vector<Run> Copier::parts_of(const Run& run, const uint8_t* data) const {
+  std::vector<Run> parts;
   for (uint64_t done = 0; done < run.length;) {
     Run part{run.offset + done, run.length - done, Fate::kCopied};
     const absl::Span<const uint8_t> rest(data + done, part.length);
@@ -406,16 +427,13 @@ absl::Status Copier::write(const Run& run, const uint8_t* data) const {
       part.length = found.length;
       if (found.zero) part.fate = Fate::kZeroed;
     }
-    absl::Status status = part.fate == Fate::kZeroed
-                              ? write_zeroes(part)
-                              : write_run(part, rest.data());
-    if (!status.ok()) return status;
+    parts.push_back(part);
     done += part.length;
   }
-  return absl::OkStatus();
+  return parts;
 }
 
-absl::Status Copier::write_run(const Run& run, const uint8_t* data) const {
+absl::Status Copier::write_data(const Run& run, const uint8_t* data) const {
   const IoVector qiov(const_cast<uint8_t*>(data), run.length);
   const Sector sector = Sector::from_byte_offset(run.offset);
   const absl::Status status = options_.compress

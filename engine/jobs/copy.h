@@ -23,8 +23,8 @@ struct CopyOptions {
   JobOptions job;
   // Writes are compressed.
   bool compress = false;
-  // A piece is written when those before it have been (compressed: in any
-  // order).
+  // A piece is written when those before it have been, so that it lies behind
+  // them (compressed, and where the target has no clusters: in any order).
   bool in_order = true;
   // The target reads as zeroes.  Else zeroes are written.
   bool target_reads_as_zeroes = true;

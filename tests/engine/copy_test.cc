@@ -1,12 +1,21 @@
 #include "engine/jobs/copy.h"
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
+#include "absl/base/thread_annotations.h"
 #include "absl/status/status.h"
+#include "absl/synchronization/mutex.h"
+#include "absl/synchronization/notification.h"
 #include "engine/block_device.h"
+#include "engine/filter_driver.h"
+#include "engine/io_vector.h"
+#include "engine/sector.h"
+#include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "tests/support/memory_driver.h"
 #include "threadpool/default_executor.h"
@@ -78,6 +87,99 @@ TEST_P(CopyImages, TheFirstErrorEndsIt) {
   const absl::Status status = copy_image(*source.device, **target, options);
   EXPECT_TRUE(absl::IsPermissionDenied(status)) << status;
   EXPECT_LT((*target)->counters().of(RequestKind::kWrite).requests, 10u);
+}
+
+// Reads the piece at 0 only when `others` have been read.
+class SlowStart final : public FilterDriver {
+ public:
+  SlowStart(std::shared_ptr<BlockDriver> child, int others)
+      : FilterDriver(std::move(child)), others_(others) {}
+  absl::Status read(const IoVector& qiov, Sector sector) override {
+    if (sector.byte_offset() == 0) were_read_.WaitForNotification();
+    const absl::Status status = child().read(qiov, sector);
+    if (count_.fetch_add(1) + 1 == others_) were_read_.Notify();
+    return status;
+  }
+
+ private:
+  const int others_;
+  std::atomic<int> count_{0};
+  absl::Notification were_read_;
+};
+
+// Has clusters, and notes where it is written to.
+class Target final : public FilterDriver {
+ public:
+  Target(std::shared_ptr<BlockDriver> child, absl::Status result)
+      : FilterDriver(std::move(child)), result_(std::move(result)) {}
+  ImageInfo info() const override {
+    ImageInfo info = child().info();
+    info.cluster_size_bytes = 65536;
+    return info;
+  }
+  absl::Status write(const IoVector& qiov, Sector sector) override {
+    {
+      absl::MutexLock lock(&mutex_);
+      offsets_.push_back(sector.byte_offset());
+    }
+    return result_.ok() ? child().write(qiov, sector) : result_;
+  }
+  std::vector<uint64_t> offsets() {
+    absl::MutexLock lock(&mutex_);
+    return offsets_;
+  }
+
+ private:
+  const absl::Status result_;
+  absl::Mutex mutex_;
+  std::vector<uint64_t> offsets_ ABSL_GUARDED_BY(mutex_);
+};
+
+class CopyInTurn : public ::testing::TestWithParam<bool> {
+ protected:
+  // Copies 40 MiB of data, the first piece after `others`; `result`: of every
+  // write.
+  absl::Status copy(int others, absl::Status result) {
+    MemoryDriver::Options options;
+    options.length_bytes = 40 * kMib;
+    const auto memory = std::make_shared<MemoryDriver>(options);
+    memory->set_content(0, std::string(40 * kMib, 'x'));
+    target_ = std::make_shared<Target>(std::make_shared<MemoryDriver>(options),
+                                       std::move(result));
+    const auto from = BlockDevice::create(
+        std::make_shared<SlowStart>(memory, others), executor_.get());
+    const auto to = BlockDevice::create(target_, executor_.get());
+    EXPECT_TRUE(from.ok() && to.ok());
+    CopyOptions copy;
+    copy.in_order = GetParam();
+    copy.job.executor = executor_.get();
+    return copy_image(**from, **to, copy);
+  }
+
+  const std::unique_ptr<Executor> executor_ = make_executor({});
+  std::shared_ptr<Target> target_;
+};
+INSTANTIATE_TEST_SUITE_P(InOrder, CopyInTurn, ::testing::Bool());
+
+TEST_P(CopyInTurn, PiecesLieInOrderIfTheyShall) {
+  if (executor_->width() == 0) GTEST_SKIP() << "one piece at a time";
+  ASSERT_EQ(copy(7, absl::OkStatus()), absl::OkStatus());
+  const std::vector<uint64_t> offsets = target_->offsets();
+  EXPECT_EQ(offsets.size(), 20u);
+  if (GetParam()) {
+    EXPECT_THAT(offsets, ::testing::WhenSorted(::testing::Eq(offsets)));
+  } else {
+    EXPECT_NE(offsets[0], 0u);
+  }
+}
+
+// Others fail before the first piece is read, and their errors are not told.
+TEST_P(CopyInTurn, TheErrorIsThatOfTheFirstPiece) {
+  if (executor_->width() == 0) GTEST_SKIP() << "one piece at a time";
+  const absl::Status status = copy(1, absl::DataLossError("no"));
+  EXPECT_THAT(status.message(),
+              ::testing::HasSubstr("error while writing at byte 0: no"));
+  EXPECT_LE(target_->offsets().size(), GetParam() ? 1u : 8u);
 }
 
 TEST_P(CopyImages, NothingToCopy) {
