@@ -28,6 +28,9 @@ namespace {
 
 // What one worker reads and writes at one time.
 constexpr uint64_t kPieceBytes = uint64_t{2} << 20;
+// The same of what it compresses, which takes the longest by far: more would
+// only take memory.
+constexpr uint64_t kCompressedPieceBytes = uint64_t{512} << 10;
 // The longest run that a status is asked for.
 constexpr uint64_t kMaxStatusBytes = (uint64_t{1} << 31) - kSectorSizeBytes;
 
@@ -150,7 +153,8 @@ Copier::Copier(absl::Span<BlockDevice* const> sources, BlockDevice& target,
   // Where nothing is allocated, no order shows in the target.
   is_in_order_ = options.in_order && !options.compress &&
                  driver.info().cluster_size_bytes.has_value();
-  if (options.compress) piece_bytes_ = std::max(kPieceBytes, cluster_bytes_);
+  if (options.compress)
+    piece_bytes_ = std::max(kCompressedPieceBytes, cluster_bytes_);
   zero_rules_.min_zeroes_bytes =
       std::max(options.min_zeroes_bytes, kSectorSizeBytes);
   zero_rules_.alignment_bytes =
