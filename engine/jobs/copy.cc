@@ -297,7 +297,12 @@ std::optional<Copier::Piece> Copier::take() {
   absl::MutexLock lock(&mutex_);
   while (offset_ < end_ && failure_.ok()) {
     absl::Status status = options_.job.check_cancelled();
-    if (status.ok()) status = find_next_run();
+    if (!status.ok()) {
+      // What has been read is not waited for either.
+      fail(0, status);
+      return std::nullopt;
+    }
+    status = find_next_run();
     if (!status.ok()) {
       fail(taken_, status);
       return std::nullopt;
