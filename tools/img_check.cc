@@ -1,13 +1,10 @@
 // spindle-img check: looks for damage in an image, and repairs it.
 #include <algorithm>
-#include <cstddef>
-#include <cstdint>
 #include <cstdio>
 #include <cstring>
 #include <memory>
 #include <optional>
 #include <string>
-#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -17,7 +14,6 @@
 #include "engine/format.h"
 #include "engine/image_check.h"
 #include "engine/image_opener.h"
-#include "engine/sector.h"
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
 #include "tools/cli_text.h"
@@ -36,8 +32,6 @@ constexpr int kLeaks = 3;
 constexpr int kNotSupported = 63;
 
 constexpr size_t kThreads = 4;
-// One thread has gone through fewer clusters before a pool stands.
-constexpr uint64_t kClustersWorthThreads = uint64_t{1} << 18;
 
 struct CheckArguments {
   ImageArgument image;
@@ -124,28 +118,19 @@ int fail_unsupported() {
   return kNotSupported;
 }
 
-bool is_worth_threads(const BlockDriver& driver) {
-  const ImageInfo info = driver.info();
-  const uint64_t bytes =
-      std::max(info.virtual_size_bytes, info.actual_size_bytes.value_or(0));
-  return bytes / info.cluster_size_bytes.value_or(kSectorSizeBytes) >=
-         kClustersWorthThreads;
-}
-
 int check_driver(BlockDriver& driver, const CheckArguments& arguments) {
   if (!driver.capabilities().has(Capability::kCheck)) {
     return fail_unsupported();
   }
-  std::unique_ptr<Executor> executor;
-  if (is_worth_threads(driver)) {
-    // Without one the check takes longer, and that is all.
-    auto created = create_executor({.width = kThreads});
-    if (created.ok()) executor = *std::move(created);
-  }
+  ExecutorOptions threads;
+  threads.width = kThreads;
+  // Without one the check takes longer, and that is all.
+  const absl::StatusOr<std::unique_ptr<Executor>> executor =
+      create_executor(threads);
   CheckOptions options;
   options.fix_leaks = arguments.repairs();
   options.fix_errors = arguments.repair == "all";
-  options.executor = executor.get();
+  options.executor = executor.ok() ? executor->get() : nullptr;
   options.report = [](absl::string_view line) {
     std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
   };

@@ -124,8 +124,8 @@ class Copier {
   uint64_t written_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t bytes_to_copy_ ABSL_GUARDED_BY(mutex_) = 0;
   uint64_t bytes_copied_ ABSL_GUARDED_BY(mutex_) = 0;
-  // Of the first piece, by number, that failed: whichever failed first, the
-  // same error is told.
+  // Of the lowest number that failed, whichever failed first: so the same error
+  // is told each time.
   absl::Status failure_ ABSL_GUARDED_BY(mutex_);
   uint64_t failed_number_ ABSL_GUARDED_BY(mutex_) =
       std::numeric_limits<uint64_t>::max();
@@ -149,10 +149,11 @@ Copier::Copier(absl::Span<BlockDevice* const> sources, BlockDevice& target,
       options.target_has_backing && backing != nullptr) {
     backing_end_ = align_up(backing->length_bytes(), kSectorSizeBytes);
   }
-  cluster_bytes_ = driver.info().cluster_size_bytes.value_or(kSectorSizeBytes);
+  const auto cluster_bytes = driver.info().cluster_size_bytes;
+  cluster_bytes_ = cluster_bytes.value_or(kSectorSizeBytes);
   // Where nothing is allocated, no order shows in the target.
-  is_in_order_ = options.in_order && !options.compress &&
-                 driver.info().cluster_size_bytes.has_value();
+  is_in_order_ =
+      options.in_order && !options.compress && cluster_bytes.has_value();
   if (options.compress)
     piece_bytes_ = std::max(kCompressedPieceBytes, cluster_bytes_);
   zero_rules_.min_zeroes_bytes =

@@ -49,7 +49,8 @@ struct CopyOptions {
 // Copies `sources`, one behind the other.  Neither closes nor flushes.
 // REQUIRES: the target is at least as long as the sources' whole sectors
 // together.
-// Errors: those of the devices; qemu_words() has the byte.
+// Errors: those of the devices, of several that of the lowest offset;
+// qemu_words() has the byte.  kCancelled.
 absl::Status copy_images(absl::Span<BlockDevice* const> sources,
                          BlockDevice& target, const CopyOptions& options);
 

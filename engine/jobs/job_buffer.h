@@ -1,7 +1,7 @@
 // The memory that jobs read into and write from.
 //
-// Page-aligned: the kernel copies about a third faster to and from it, and
-// neither O_DIRECT nor a driver with an alignment of its own has to bounce.
+// Page-aligned: the kernel copies to and from it much faster than to and from
+// what std::vector gives, and O_DIRECT takes it as it is.
 //
 // Thread safety: values.
 #ifndef SPINDLE_ENGINE_JOBS_JOB_BUFFER_H_

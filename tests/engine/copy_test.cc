@@ -89,22 +89,26 @@ TEST_P(CopyImages, TheFirstErrorEndsIt) {
   EXPECT_LT((*target)->counters().of(RequestKind::kWrite).requests, 10u);
 }
 
-// Reads the piece at 0 only when `others` have been read.
+// Reads the piece at 0 only when `others` have been read, or start() is called.
 class SlowStart final : public FilterDriver {
  public:
   SlowStart(std::shared_ptr<BlockDriver> child, int others)
       : FilterDriver(std::move(child)), others_(others) {}
   absl::Status read(const IoVector& qiov, Sector sector) override {
-    if (sector.byte_offset() == 0) were_read_.WaitForNotification();
+    if (sector.byte_offset() == 0) started_.WaitForNotification();
     const absl::Status status = child().read(qiov, sector);
-    if (count_.fetch_add(1) + 1 == others_) were_read_.Notify();
+    if (count_.fetch_add(1) + 1 == others_) start();
     return status;
+  }
+  void start() {
+    if (!is_started_.exchange(true)) started_.Notify();
   }
 
  private:
   const int others_;
   std::atomic<int> count_{0};
-  absl::Notification were_read_;
+  std::atomic<bool> is_started_{false};
+  absl::Notification started_;
 };
 
 // Has clusters, and notes where it is written to.
@@ -137,8 +141,8 @@ class Target final : public FilterDriver {
 
 class CopyInTurn : public ::testing::TestWithParam<bool> {
  protected:
-  // Copies 40 MiB of data, the first piece after `others`; `result`: of every
-  // write.
+  // Copies 40 MiB of data; the first piece is read after `others` have been, or
+  // once one is finished (in order, none can be); `result`: of every write.
   absl::Status copy(int others, absl::Status result) {
     MemoryDriver::Options options;
     options.length_bytes = 40 * kMib;
@@ -146,13 +150,14 @@ class CopyInTurn : public ::testing::TestWithParam<bool> {
     memory->set_content(0, std::string(40 * kMib, 'x'));
     target_ = std::make_shared<Target>(std::make_shared<MemoryDriver>(options),
                                        std::move(result));
-    const auto from = BlockDevice::create(
-        std::make_shared<SlowStart>(memory, others), executor_.get());
+    const auto source = std::make_shared<SlowStart>(memory, others);
+    const auto from = BlockDevice::create(source, executor_.get());
     const auto to = BlockDevice::create(target_, executor_.get());
     EXPECT_TRUE(from.ok() && to.ok());
     CopyOptions copy;
     copy.in_order = GetParam();
     copy.job.executor = executor_.get();
+    copy.job.progress = [&](uint64_t, uint64_t) { source->start(); };
     return copy_image(**from, **to, copy);
   }
 
@@ -163,7 +168,7 @@ INSTANTIATE_TEST_SUITE_P(InOrder, CopyInTurn, ::testing::Bool());
 
 TEST_P(CopyInTurn, PiecesLieInOrderIfTheyShall) {
   if (executor_->width() == 0) GTEST_SKIP() << "one piece at a time";
-  ASSERT_EQ(copy(7, absl::OkStatus()), absl::OkStatus());
+  ASSERT_EQ(copy(GetParam() ? 7 : 20, absl::OkStatus()), absl::OkStatus());
   const std::vector<uint64_t> offsets = target_->offsets();
   EXPECT_EQ(offsets.size(), 20u);
   if (GetParam()) {
@@ -176,7 +181,8 @@ TEST_P(CopyInTurn, PiecesLieInOrderIfTheyShall) {
 // Others fail before the first piece is read, and their errors are not told.
 TEST_P(CopyInTurn, TheErrorIsThatOfTheFirstPiece) {
   if (executor_->width() == 0) GTEST_SKIP() << "one piece at a time";
-  const absl::Status status = copy(1, absl::DataLossError("no"));
+  const absl::Status status =
+      copy(GetParam() ? 7 : 20, absl::DataLossError("no"));
   EXPECT_THAT(status.message(),
               ::testing::HasSubstr("error while writing at byte 0: no"));
   EXPECT_LE(target_->offsets().size(), GetParam() ? 1u : 8u);
