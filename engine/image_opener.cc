@@ -215,11 +215,13 @@ absl::StatusOr<const ImageFormat*> ImageOpener::format_for(
 
 absl::StatusOr<const ImageFormat*> ImageOpener::guess_format(
     const std::shared_ptr<BlockDriver>& file) const {
-  std::vector<uint8_t> head(
-      std::min<uint64_t>(file->length_bytes(), kProbeBytes));
+  // Zeroes follow the end of a short file: one that is cut within its header
+  // must not pass for raw, or a guest could be given the header to write to.
+  std::vector<uint8_t> head(kProbeBytes);
   ByteChannel channel(file);
   absl::Status status =
-      channel.read(Purpose::kProbe, head.data(), head.size(), 0);
+      channel.read(Purpose::kProbe, head.data(),
+                   std::min<uint64_t>(file->length_bytes(), head.size()), 0);
   if (!status.ok()) {
     return with_context(status, absl::StrCat("guessing the format of '",
                                              file->filename(), "'"));

@@ -167,7 +167,10 @@ bool Scheduler::on_worker_thread() const { return inside.scheduler == this; }
 
 size_t Scheduler::batch_of(const QueueState& queue) {
   // Where one item hangs, the next one may as well.
-  return queue.stuck > 0 ? 1 : queue.estimate.batch();
+  if (queue.stuck > 0) return 1;
+  return queue.takes_turns && queue.turns.one_at_a_time()
+             ? queue.estimate.turn_batch()
+             : queue.estimate.batch();
 }
 
 bool Scheduler::waits_for_turn(const QueueState& queue) {
@@ -327,7 +330,8 @@ void Scheduler::settle_turn_locked(WorkerState& state, QueueState& queue,
   const int64_t nanoseconds = now - state.batch_began;
   if (!std::exchange(state.on_trial, false)) {
     const bool idle = queue.items.empty() && queue.active == 0;
-    queue.turns.batch_ended(ran, queue.estimate.slow(), idle, now);
+    queue.turns.batch_ended(ran, nanoseconds, queue.estimate.slow(), idle,
+                            now);
   } else if (queue.turns.trial_ended(ran, nanoseconds, now)) {
     queue.estimate.restart(nanoseconds, ran);
   }
@@ -344,8 +348,13 @@ bool Scheduler::claim_locked(size_t index, int64_t now) {
 
   QueueState& queue = queues_[id];
   WorkerState& state = states_[index];
-  // Leave their share to the other workers that are on their way here.
-  const size_t share = (queue.items.size() + searching_ - 1) / searching_;
+  // Leave their share to the other workers that are on their way here.  A queue
+  // whose items take turns has one worker: it leaves itself a half, so that
+  // whoever waits for the first one's completions can submit more before it has
+  // nothing left to do.
+  const size_t sharers =
+      queue.takes_turns ? std::max<size_t>(searching_, 2) : searching_;
+  const size_t share = (queue.items.size() + sharers - 1) / sharers;
   state.on_trial = queue.takes_turns && queue.turns.on_trial();
   const size_t count = std::clamp<size_t>(
       share, 1, state.on_trial ? TurnTaking::kItemsOfTrial : batch_of(queue));

@@ -25,6 +25,9 @@ class TurnTaking {
  public:
   // How many items one worker tries alone.
   static constexpr size_t kItemsOfTrial = 4;
+  // So many batches in a row must be slow before anything is done about it: of
+  // a worker that lost its processor for a moment one is.
+  static constexpr uint32_t kSlowBatches = 4;
 
   bool one_at_a_time() const { return phase_ != Phase::kTogether; }
   // Whoever claims a batch now claims the trial's.
@@ -33,12 +36,15 @@ class TurnTaking {
   // The queue has something to do again, after a time with nothing.
   void became_busy(int64_t now_nanoseconds) { busy_since_ = now_nanoseconds; }
 
-  // A batch that was not the trial's has ended, after `ran` items.  `slow`: how
-  // the queue's items look; `idle`: it has nothing more to do.
-  void batch_ended(uint64_t ran, bool slow, bool idle,
+  // A batch that was not the trial's has ended, after `ran` items in so long.
+  // `slow`: how the queue's items look; `idle`: it has nothing more to do.
+  void batch_ended(uint64_t ran, int64_t nanoseconds, bool slow, bool idle,
                    int64_t now_nanoseconds) {
     if (phase_ == Phase::kAlone) {
-      if (slow && now_nanoseconds >= next_change_)
+      const bool was_slow = DurationEstimate::is_slow(nanoseconds, ran);
+      slow_batches_ = was_slow ? slow_batches_ + 1 : 0;
+      if (slow && slow_batches_ >= kSlowBatches &&
+          now_nanoseconds >= next_change_)
         go_together(kFirstPeriod, now_nanoseconds);
       return;
     }
@@ -85,6 +91,7 @@ class TurnTaking {
   }
   void go_together(int64_t nanoseconds, int64_t now_nanoseconds) {
     phase_ = Phase::kTogether;
+    slow_batches_ = 0;
     next_change_ = now_nanoseconds + nanoseconds;
     busy_since_ = now_nanoseconds;
     busy_ = 0;
@@ -101,6 +108,7 @@ class TurnTaking {
   bool alone_before_ = true;
   int64_t period_ = kFirstPeriod;
   int64_t next_change_ = 0;
+  uint32_t slow_batches_ = 0;  // in a row, alone
   // Since they went together: how many items ran, and how long the queue had
   // something to do.
   uint64_t items_ = 0;

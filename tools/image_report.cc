@@ -150,6 +150,8 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
   report.virtual_size_bytes = align_down(header->size_bytes, kSectorSizeBytes);
   report.cluster_size_bytes = header->cluster_size_bytes();
   report.encrypted = header->crypt_method != qcow2::kCryptNone;
+  report.needs_more = report.encrypted || header->has_data_file() ||
+                      header->data_file_is_raw();
   report.dirty = header->is_dirty();
   report.backing_filename = header->backing_filename;
   if (!report.backing_filename.empty())
@@ -180,6 +182,7 @@ absl::StatusOr<ImageReport> report_qcow(ByteChannel* channel,
   report.virtual_size_bytes = header->disk_bytes();
   report.cluster_size_bytes = header->cluster_size_bytes();
   report.encrypted = header->is_encrypted();
+  report.needs_more = report.encrypted;
   report.backing_filename = header->backing_filename;
   return report;
 }
@@ -222,9 +225,7 @@ absl::StatusOr<ImageReport> report_luks(const BlockDriver& storage,
 // neither a key nor another file.
 absl::Status try_to_open(const ImageOpener::Inspected& inspected,
                          const ImageReport& report) {
-  const bool needs_more =
-      report.encrypted || report.format_specific.contains("data-file-raw");
-  if (needs_more) return absl::OkStatus();
+  if (report.needs_more) return absl::OkStatus();
   return inspected.format
       ->open(inspected.file, inspected.options, OpenContext{})
       .status();

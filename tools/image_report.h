@@ -26,6 +26,9 @@ struct ImageReport {
   std::optional<uint64_t> actual_size_bytes;
   std::optional<uint64_t> cluster_size_bytes;
   bool encrypted = false;
+  // A key or another file, to do more than to describe it; also one that the
+  // header speaks of and does not have.
+  bool needs_more = false;
   bool dirty = false;
   std::string backing_filename;  // as it stands in the image; empty: none
   std::string backing_format;    // empty: not stated

@@ -11,6 +11,7 @@
 #include "engine/access.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 
 namespace spindle::qcow2 {
 namespace {
@@ -20,6 +21,14 @@ absl::Status bad_directory(absl::string_view field, uint64_t value,
   return absl::DataLossError(absl::StrCat("qcow2: bitmap directory: ", field,
                                           " is ", value, ": ", limit));
 }
+
+// The same, for which QEMU has the words `words`.
+absl::Status bad_directory(absl::string_view field, uint64_t value,
+                           absl::string_view limit, absl::string_view words) {
+  return with_qemu_words(bad_directory(field, value, limit), words);
+}
+
+constexpr absl::string_view kBrokenWords = "Broken bitmap directory";
 
 std::string at_most(uint64_t limit) {
   return absl::StrCat("at most ", limit, " is possible");
@@ -48,14 +57,16 @@ absl::StatusOr<BitmapDirectory> find_bitmap_directory(const Header& header) {
   if (extension == nullptr) return BitmapDirectory();
   if (extension->data.size() != kBitmapsExtensionBytes) {
     return bad_directory("length of the extension", extension->data.size(),
-                         absl::StrCat("it must be ", kBitmapsExtensionBytes));
+                         absl::StrCat("it must be ", kBitmapsExtensionBytes),
+                         "bitmaps_ext: Invalid extension length");
   }
   if ((header.autoclear_features & kAutoclearBitmaps) == 0)
     return BitmapDirectory();
   const char* const data = extension->data.data();
   const uint32_t reserved = load_big32(data + kBitmapsReservedOffset);
   if (reserved != 0)
-    return bad_directory("reserved field", reserved, "it must be 0");
+    return bad_directory("reserved field", reserved, "it must be 0",
+                         "bitmaps_ext: Reserved field is not zero");
   BitmapDirectory directory;
   directory.count = load_big32(data + kBitmapsCountOffset);
   directory.length_bytes = load_big64(data + kBitmapsDirectorySizeOffset);
@@ -63,17 +74,27 @@ absl::StatusOr<BitmapDirectory> find_bitmap_directory(const Header& header) {
   if (directory.count == 0 || directory.count > kMaxBitmapCount) {
     return bad_directory(
         "number of bitmaps", directory.count,
-        absl::StrCat("1 to ", kMaxBitmapCount, " is possible"));
+        absl::StrCat("1 to ", kMaxBitmapCount, " is possible"),
+        directory.count == 0
+            ? "found bitmaps extension with zero bitmaps"
+            : absl::StrCat("bitmaps_ext: Image has ", directory.count,
+                           " bitmaps, exceeding the QEMU supported maximum of ",
+                           kMaxBitmapCount));
   }
   if (directory.length_bytes > kMaxBitmapDirectoryBytes) {
-    return bad_directory("length", directory.length_bytes,
-                         at_most(kMaxBitmapDirectoryBytes));
+    return bad_directory(
+        "length", directory.length_bytes, at_most(kMaxBitmapDirectoryBytes),
+        absl::StrCat("bitmaps_ext: bitmap directory size (",
+                     directory.length_bytes,
+                     ") exceeds the maximum supported size (",
+                     kMaxBitmapDirectoryBytes, ")"));
   }
   if (!is_aligned(directory.offset, header.cluster_size_bytes())) {
     return bad_directory(
         "offset", directory.offset,
         absl::StrCat("it must be a multiple of the cluster size, ",
-                     header.cluster_size_bytes()));
+                     header.cluster_size_bytes()),
+        "bitmaps_ext: invalid bitmap directory offset");
   }
   if (directory.offset > kMaxHostOffset)
     return bad_directory("offset", directory.offset, at_most(kMaxHostOffset));
@@ -93,8 +114,10 @@ std::string serialize_bitmaps_extension(const BitmapDirectory& directory) {
 absl::Status BitmapDirectoryReader::check(const BitmapEntry& entry) const {
   const auto bad = [&](absl::string_view field, uint64_t value,
                        absl::string_view limit) {
-    return bad_directory(absl::StrCat("entry ", index_, ": ", field), value,
-                         limit);
+    return bad_directory(
+        absl::StrCat("entry ", index_, ": ", field), value, limit,
+        absl::StrCat("Bitmap '", entry.name,
+                     "' doesn't satisfy the constraints"));
   };
   const uint64_t max_entries =
       std::min(kMaxBitmapTableEntries, kMaxBitmapBytes / cluster_bytes_);
@@ -167,7 +190,10 @@ absl::StatusOr<BitmapEntry> BitmapDirectoryReader::next() {
   const uint64_t left = directory_.length_bytes - position_;
   if (left < bytes.size()) {
     return bad_directory("number of bitmaps", directory_.count,
-                         absl::StrCat("the directory ends after ", index_));
+                         absl::StrCat("the directory ends after ", index_),
+                         directory_.length_bytes == 0
+                             ? "Requested bitmap directory size is zero"
+                             : kBrokenWords);
   }
   absl::Status status =
       file_->read(Purpose::kBitmapLoad, bytes.data(), bytes.size(),
@@ -184,24 +210,28 @@ absl::StatusOr<BitmapEntry> BitmapDirectoryReader::next() {
   if (name_bytes == 0 || name_bytes > kMaxBitmapNameBytes) {
     return bad_directory(
         absl::StrCat("entry ", index_, ": length of the name"), name_bytes,
-        absl::StrCat("1 to ", kMaxBitmapNameBytes, " is possible"));
+        absl::StrCat("1 to ", kMaxBitmapNameBytes, " is possible"),
+        kBrokenWords);
   }
   const uint64_t length = align_up(kBitmapEntryBytes + name_bytes + extra_bytes,
                                    kBitmapEntryAlignment);
   if (length > left) {
     return bad_directory(
         absl::StrCat("entry ", index_, ": length"), length,
-        absl::StrCat("the directory has ", left, " bytes from there on"));
+        absl::StrCat("the directory has ", left, " bytes from there on"),
+        kBrokenWords);
   }
-  status = check(entry);
-  if (status.ok()) status = read_strings(extra_bytes, name_bytes, &entry);
+  status = read_strings(extra_bytes, name_bytes, &entry);
+  if (status.ok()) status = check(entry);
   if (!status.ok()) return status;
   const absl::StatusOr<bool> taken = is_taken(entry.name);
   if (!taken.ok()) return taken.status();
   if (*taken) {
-    return absl::DataLossError(
-        absl::StrCat("qcow2: bitmap directory: two bitmaps have the name '",
-                     entry.name, "'"));
+    return with_qemu_words(
+        absl::DataLossError(
+            absl::StrCat("qcow2: bitmap directory: two bitmaps have the name '",
+                         entry.name, "'")),
+        absl::StrCat("Bitmap already exists: ", entry.name));
   }
   position_ += length;
   ++index_;
@@ -209,7 +239,11 @@ absl::StatusOr<BitmapEntry> BitmapDirectoryReader::next() {
     return bad_directory("number of bitmaps", directory_.count,
                          absl::StrCat("the directory goes on for ",
                                       directory_.length_bytes - position_,
-                                      " bytes behind them"));
+                                      " bytes behind them"),
+                         directory_.length_bytes - position_ < kBitmapEntryBytes
+                             ? kBrokenWords
+                             : "More bitmaps found than specified in header "
+                               "extension");
   }
   return entry;
 }

@@ -12,6 +12,7 @@
 #include "engine/access.h"
 #include "engine/byte_order.h"
 #include "engine/errors.h"
+#include "formats/qcow2/bitmap_directory.h"
 #include "formats/qcow2/check_context.h"
 #include "formats/qcow2/copied_flags.h"
 #include "formats/qcow2/encryption.h"
@@ -306,6 +307,21 @@ absl::StatusOr<CheckResult> Check::run() {
   return result();
 }
 
+// That every bitmap's entry can be read: an image with another is opened for
+// nothing, and a check is no exception.
+absl::Status check_bitmap_entries(ByteChannel* file, const Header& header) {
+  const absl::StatusOr<BitmapDirectory> directory =
+      find_bitmap_directory(header);
+  if (!directory.ok()) return directory.status();
+  BitmapDirectoryReader reader(file, header, *directory,
+                               BitmapDirectoryReader::ExtraData::kSkip);
+  while (!reader.at_end()) {
+    absl::Status status = reader.next().status();
+    if (!status.ok()) return status;
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<CheckResult> check_image(ByteChannel* file, const Header& header,
@@ -319,6 +335,7 @@ absl::StatusOr<Header> read_header_for_check(ByteChannel* file) {
   if (!header.ok()) return header;
   absl::Status status = check_known(*header);
   if (status.ok()) status = find_luks_header(*header).status();
+  if (status.ok()) status = check_bitmap_entries(file, *header);
   if (!status.ok()) return status;
   return header;
 }

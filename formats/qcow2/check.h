@@ -46,8 +46,8 @@ absl::StatusOr<CheckResult> check_image(ByteChannel* file, const Header& header,
                                         const CheckPause& pause = nullptr);
 
 // The header, as far as a check needs it right.
-// Errors: those of parse_header() with TableChecks::kForCheck and of
-// check_known().
+// Errors: those of parse_header() with TableChecks::kForCheck, of
+// check_known() and of BitmapDirectoryReader.
 absl::StatusOr<Header> read_header_for_check(ByteChannel* file);
 
 // Both.

@@ -4,8 +4,10 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "engine/errors.h"
 #include "formats/crypto/encrypt_options.h"
 #include "formats/crypto/legacy_aes.h"
 #include "formats/qcow2/layout.h"
@@ -53,9 +55,10 @@ absl::StatusOr<std::optional<ByteRange>> find_luks_header(
       header.find_extension(kExtensionEncryption);
   if (extension == nullptr) return std::nullopt;
   if (header.crypt_method != kCryptLuks) {
-    return absl::InvalidArgumentError(
-        "qcow2: CRYPTO header extension only expected with LUKS encryption "
-        "method");
+    constexpr absl::string_view kWords =
+        "CRYPTO header extension only expected with LUKS encryption method";
+    return with_qemu_words(
+        absl::InvalidArgumentError(absl::StrCat("qcow2: ", kWords)), kWords);
   }
   if (extension->data.size() != kEncryptionExtensionBytes) {
     return absl::InvalidArgumentError(absl::StrCat(

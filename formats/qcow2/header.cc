@@ -83,21 +83,15 @@ absl::Status check_compression_type(const Header& header) {
   const bool announced =
       (header.incompatible_features & kIncompatibleCompressionType) != 0;
   if (header.compression_type > kCompressionZstd) {
-    return with_qemu_words(absl::UnimplementedError(absl::StrCat(
-                               "qcow2: compression_type is ",
-                               header.compression_type, ", which is unknown")),
-                           absl::StrCat("qcow2: unknown compression type: ",
-                                        header.compression_type));
+    return absl::UnimplementedError(
+        absl::StrCat("qcow2: compression_type is ", header.compression_type,
+                     ", which is unknown"));
   }
   if (announced != (header.compression_type != kCompressionZlib)) {
-    return with_qemu_words(
-        bad_field("compression_type", header.compression_type,
-                  announced
-                      ? "the incompatible feature bit 3 says that it is not "
-                        "zlib"
-                      : "the incompatible feature bit 3 must be set for it"),
-        absl::StrCat("qcow2: Compression type incompatible feature bit must ",
-                     announced ? "not " : "", "be set"));
+    return bad_field(
+        "compression_type", header.compression_type,
+        announced ? "the incompatible feature bit 3 says that it is not zlib"
+                  : "the incompatible feature bit 3 must be set for it");
   }
   return absl::OkStatus();
 }
@@ -380,6 +374,23 @@ void append_version3_fields(const Header& header, std::vector<uint8_t>* out) {
               static_cast<uint32_t>(out->size()));
 }
 
+// As it stands in the header's own table; empty if it is not there.
+std::string name_in_table(const Header& header, uint8_t type, uint32_t bit) {
+  const HeaderExtension* table = header.find_extension(kExtensionFeatureNames);
+  if (table == nullptr) return "";
+  absl::string_view entries = table->data;
+  for (; entries.size() >= kFeatureNameEntryBytes;
+       entries.remove_prefix(kFeatureNameEntryBytes)) {
+    if (static_cast<uint8_t>(entries[0]) != type ||
+        static_cast<uint8_t>(entries[1]) != bit) {
+      continue;
+    }
+    const absl::string_view field = entries.substr(2, kFeatureNameBytes);
+    return std::string(field.substr(0, field.find('\0')));
+  }
+  return "";
+}
+
 absl::Status check_incompatible_features(const Header& header) {
   const uint64_t unknown = header.incompatible_features & ~kIncompatibleKnown;
   if (unknown == 0) return absl::OkStatus();
@@ -389,8 +400,13 @@ absl::Status check_incompatible_features(const Header& header) {
     absl::StrAppend(&names, names.empty() ? "" : ", ",
                     feature_name(header, kFeatureTypeIncompatible, bit));
   }
-  return absl::UnimplementedError(absl::StrCat(
-      "qcow2: the image uses unknown incompatible features: ", names));
+  return with_qemu_words(
+      absl::UnimplementedError(absl::StrCat(
+          "qcow2: the image uses unknown incompatible features: ", names)),
+      unknown_feature_words(unknown, [&header](int bit) {
+        return name_in_table(header, kFeatureTypeIncompatible,
+                             static_cast<uint32_t>(bit));
+      }));
 }
 
 absl::Status check_writable(const Header& header) {
@@ -525,23 +541,11 @@ absl::Status check_supported(const Header& header, bool read_only) {
 
 std::string feature_name(const Header& header, uint8_t type, uint32_t bit) {
   std::string fallback = absl::StrCat("bit ", bit);
-  const HeaderExtension* table = header.find_extension(kExtensionFeatureNames);
-  if (table == nullptr) return fallback;
-  absl::string_view entries = table->data;
-  for (; entries.size() >= kFeatureNameEntryBytes;
-       entries.remove_prefix(kFeatureNameEntryBytes)) {
-    if (static_cast<uint8_t>(entries[0]) != type ||
-        static_cast<uint8_t>(entries[1]) != bit) {
-      continue;
-    }
-    const absl::string_view field = entries.substr(2, kFeatureNameBytes);
-    std::string name(field.substr(0, field.find('\0')));
-    const bool printable = std::all_of(
-        name.begin(), name.end(), [](char c) { return c >= ' ' && c <= '~'; });
-    return printable && !name.empty() ? absl::StrCat(name, " (", fallback, ")")
-                                      : fallback;
-  }
-  return fallback;
+  const std::string name = name_in_table(header, type, bit);
+  const bool printable = std::all_of(
+      name.begin(), name.end(), [](char c) { return c >= ' ' && c <= '~'; });
+  return printable && !name.empty() ? absl::StrCat(name, " (", fallback, ")")
+                                    : fallback;
 }
 
 HeaderExtension default_feature_names() {

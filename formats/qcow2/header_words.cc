@@ -44,9 +44,10 @@ class HeaderReader {
   std::string table_words() const;
   std::string table(absl::string_view name, uint64_t offset, uint64_t entries,
                     uint64_t entry_bytes, uint64_t limit_bytes) const;
+  // REQUIRES: is_version3().
+  std::string compression_words() const;
   // From the image's own table of names.
   std::string feature_name(int bit) const;
-  std::string unknown_features(uint64_t unknown) const;
 
   const absl::Span<const uint8_t> head_;
 };
@@ -92,35 +93,36 @@ std::string HeaderReader::feature_name(int bit) const {
   return {};
 }
 
-std::string HeaderReader::unknown_features(uint64_t unknown) const {
-  std::string names;
-  uint64_t nameless = 0;
-  for (int bit = 0; bit < 64; ++bit) {
-    const uint64_t mask = uint64_t{1} << bit;
-    if ((unknown & mask) == 0) continue;
-    const std::string name = feature_name(bit);
-    if (name.empty()) {
-      nameless |= mask;
-    } else {
-      absl::StrAppend(&names, names.empty() ? "" : ", ", name);
-    }
-  }
-  if (nameless != 0) {
-    absl::StrAppend(
-        &names, names.empty() ? "" : ", ",
-        absl::StrFormat("Unknown incompatible feature: %x", nameless));
-  }
-  return absl::StrCat("Unsupported qcow2 feature(s): ", names);
+std::string HeaderReader::compression_words() const {
+  const uint8_t type = field32(kHeaderLengthOffset) > kCompressionTypeOffset &&
+                               kCompressionTypeOffset < head_.size()
+                           ? head_[kCompressionTypeOffset]
+                           : kCompressionZlib;
+  if (type > kCompressionZstd)
+    return absl::StrCat("qcow2: unknown compression type: ", type);
+  const bool announced = (incompatible() & kIncompatibleCompressionType) != 0;
+  if (announced == (type != kCompressionZlib)) return {};
+  return absl::StrCat("qcow2: Compression type incompatible feature bit must ",
+                      announced ? "not " : "", "be set");
 }
 
 std::string HeaderReader::feature_words() const {
+  if (is_version3()) {
+    std::string words = compression_words();
+    if (!words.empty()) return words;
+  }
   const uint64_t unknown = incompatible() & ~kIncompatibleKnown;
-  if (unknown != 0) return unknown_features(unknown);
+  if (unknown != 0) {
+    return unknown_feature_words(unknown,
+                                 [this](int bit) { return feature_name(bit); });
+  }
   if (is_version3() && field32(kRefcountOrderOffset) > kMaxRefcountOrder)
     return "Reference count entry width too large; may not exceed 64 bits";
   const uint32_t encryption = field32(kCryptMethodOffset);
-  if (encryption > kCryptLuks)
-    return absl::StrCat("Unsupported encryption method ", encryption);
+  if (encryption > kCryptLuks) {
+    return absl::StrCat("Unsupported encryption method ",
+                        static_cast<int32_t>(encryption));
+  }
   return {};
 }
 
@@ -181,6 +183,28 @@ std::string HeaderReader::words() const {
 }
 
 }  // namespace
+
+std::string unknown_feature_words(
+    uint64_t unknown, absl::FunctionRef<std::string(int bit)> name_of) {
+  std::string names;
+  uint64_t nameless = 0;
+  for (int bit = 0; bit < 64; ++bit) {
+    const uint64_t mask = uint64_t{1} << bit;
+    if ((unknown & mask) == 0) continue;
+    const std::string name = name_of(bit);
+    if (name.empty()) {
+      nameless |= mask;
+    } else {
+      absl::StrAppend(&names, names.empty() ? "" : ", ", name);
+    }
+  }
+  if (nameless != 0) {
+    absl::StrAppend(
+        &names, names.empty() ? "" : ", ",
+        absl::StrFormat("Unknown incompatible feature: %x", nameless));
+  }
+  return absl::StrCat("Unsupported qcow2 feature(s): ", names);
+}
 
 std::string header_words(absl::Span<const uint8_t> head) {
   return HeaderReader(head).words();

@@ -7,6 +7,7 @@
 #include <functional>
 #include <memory>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/synchronization/notification.h"
@@ -234,6 +235,29 @@ TEST_F(TurnQueueTest, ShortItemsHaveOneWorker) {
   first.release.Notify();
   finish();
   EXPECT_EQ(second.ran.load(), 1);
+}
+
+// Whoever waits for the first half's completions submits more during the other.
+TEST_F(TurnQueueTest, AWorkerLeavesItselfHalfOfTheItems) {
+  struct BatchSizes final : BatchNotification {
+    void batch_ended() override { sizes.push_back(std::exchange(ran, 0)); }
+    int ran = 0;
+    std::vector<int> sizes;
+  };
+  const auto batch = std::make_shared<BatchSizes>();
+  std::vector<std::unique_ptr<FunctionItem>> items;
+  std::vector<WorkItem*> pointers;
+  for (int i = 0; i < 8; ++i) {
+    items.push_back(std::make_unique<FunctionItem>([&] {
+      ++batch->ran;
+      EXPECT_TRUE(scheduler_.notify_after_batch(batch));
+    }));
+    pointers.push_back(items.back().get());
+  }
+  submit_to(turns_, pointers);
+  start_worker();
+  finish();
+  EXPECT_EQ(batch->sizes, (std::vector<int>{4, 2, 1, 1}));
 }
 
 TEST_F(TurnQueueTest, WhatHangsDoesNotKeepTheTurn) {

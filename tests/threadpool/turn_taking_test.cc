@@ -7,6 +7,15 @@ namespace {
 
 constexpr int64_t kMicrosecond = 1000;
 constexpr int64_t kMillisecond = 1000 * kMicrosecond;
+constexpr int64_t kSlow = DurationEstimate::kSlowNanoseconds;
+
+// As many slow batches as it takes, all of them ending now.
+void go_together(TurnTaking& turns, int64_t now) {
+  for (uint32_t i = 0; i < TurnTaking::kSlowBatches; ++i) {
+    ASSERT_TRUE(turns.one_at_a_time());
+    turns.batch_ended(1, kSlow, /*slow=*/true, /*idle=*/true, now);
+  }
+}
 
 // Items that take `alone_` each if one worker runs them, and leave a queue that
 // never runs dry every `together_` if many do.
@@ -44,7 +53,7 @@ class Simulation {
     now_ += one ? alone_ : together_;
     // Together, each item looks as if it took a worker's whole wait.
     const int64_t looks = one ? alone_ : 8 * together_;
-    turns_.batch_ended(1, looks >= DurationEstimate::kSlowNanoseconds,
+    turns_.batch_ended(1, looks, looks >= DurationEstimate::kSlowNanoseconds,
                        /*idle=*/false, now_);
   }
 
@@ -84,18 +93,29 @@ TEST(TurnTaking, FollowsWhenItemsBecomeOtherOnes) {
   EXPECT_EQ(simulation.share_alone(500 * kMillisecond), 1.0);
 }
 
+// It takes the average a few batches to forget one that was interrupted.
+TEST(TurnTaking, AWorkerThatLostItsProcessorOnceIsNotHelped) {
+  TurnTaking turns;
+  for (int64_t i = 1; i <= 100; ++i) {
+    const bool interrupted = i % TurnTaking::kSlowBatches == 0;
+    turns.batch_ended(4, interrupted ? 2 * kMillisecond : 4 * kSlow - 1,
+                      /*slow=*/true, /*idle=*/false, i * kMillisecond);
+    ASSERT_TRUE(turns.one_at_a_time());
+  }
+}
+
 // Bursts: what counts is how long the queue was busy, not how often it was.
 TEST(TurnTaking, TimeWithNothingToDoDoesNotCount) {
   TurnTaking turns;
   int64_t now = kMillisecond;
-  turns.batch_ended(1, /*slow=*/true, /*idle=*/true, now);
+  go_together(turns, now);
   ASSERT_FALSE(turns.one_at_a_time());
   while (!turns.on_trial()) {
     now += 10 * kMillisecond;
     turns.became_busy(now);
     now += 100 * kMicrosecond;  // 32 items in so little time
-    turns.batch_ended(31, /*slow=*/true, /*idle=*/false, now);
-    turns.batch_ended(1, /*slow=*/true, /*idle=*/true, now);
+    turns.batch_ended(31, 31 * kSlow, /*slow=*/true, /*idle=*/false, now);
+    turns.batch_ended(1, kSlow, /*slow=*/true, /*idle=*/true, now);
   }
   EXPECT_FALSE(turns.trial_ended(4, 4 * 80 * kMicrosecond, now));
   EXPECT_FALSE(turns.one_at_a_time());
@@ -103,8 +123,9 @@ TEST(TurnTaking, TimeWithNothingToDoDoesNotCount) {
 
 TEST(TurnTaking, ATrialWhoseWorkerIsStuckShowsNothing) {
   TurnTaking turns;
-  turns.batch_ended(1, /*slow=*/true, /*idle=*/false, kMillisecond);
-  turns.batch_ended(1, /*slow=*/true, /*idle=*/false, 10 * kMillisecond);
+  go_together(turns, kMillisecond);
+  turns.batch_ended(1, kSlow, /*slow=*/true, /*idle=*/false,
+                    10 * kMillisecond);
   ASSERT_TRUE(turns.on_trial());
   EXPECT_FALSE(turns.trial_ended(0, 0, 11 * kMillisecond));
   EXPECT_FALSE(turns.one_at_a_time());
