@@ -27,9 +27,19 @@ OptionMap only_listed(const OptionMap& options,
   return result;
 }
 
-absl::Status check_option_names(const CreateOptions& options,
-                                const ImageFormat& format,
-                                const StorageProtocol& protocol) {
+// An option of both is the format's, which tells the protocol by the length
+// that it asks for.
+OptionMap protocol_options(const OptionMap& options, const ImageFormat& format,
+                           const StorageProtocol& protocol) {
+  const std::vector<OptionHelp> of_format = format.create_options();
+  OptionMap result = only_listed(options, protocol.create_options());
+  for (const OptionHelp& option : of_format) result.erase(option.name);
+  return result;
+}
+
+absl::Status check_options(const CreateOptions& options,
+                           const ImageFormat& format,
+                           const StorageProtocol& protocol) {
   const std::vector<OptionHelp> of_format = format.create_options();
   const std::vector<OptionHelp> of_protocol = protocol.create_options();
   for (const auto& [name, value] : options.options) {
@@ -38,7 +48,8 @@ absl::Status check_option_names(const CreateOptions& options,
         absl::StrCat("format '", format.name(), "' has no creation option '",
                      name, "' (given as '", value, "')"));
   }
-  return absl::OkStatus();
+  return protocol.check_create(
+      protocol_options(options.options, format, protocol));
 }
 
 }  // namespace
@@ -57,6 +68,18 @@ absl::StatusOr<std::string> ImageOpener::new_file_name(
   return name;
 }
 
+absl::Status ImageOpener::check_create_options(
+    const std::string& filename, const std::string& format_name,
+    const CreateOptions& options) const {
+  const absl::StatusOr<const ImageFormat*> format = format_for(format_name);
+  if (!format.ok()) return format.status();
+  std::string plain_name = filename;
+  const absl::StatusOr<const StorageProtocol*> protocol =
+      protocol_for(policy_.name_syntax, &plain_name);
+  if (!protocol.ok()) return protocol.status();
+  return check_options(options, **format, **protocol);
+}
+
 absl::Status ImageOpener::create(const std::string& filename,
                                  const std::string& format_name,
                                  const CreateOptions& options) const {
@@ -66,7 +89,7 @@ absl::Status ImageOpener::create(const std::string& filename,
   absl::StatusOr<const StorageProtocol*> protocol =
       protocol_for(policy_.name_syntax, &plain_name);
   if (!protocol.ok()) return protocol.status();
-  absl::Status status = check_option_names(options, **format, **protocol);
+  absl::Status status = check_options(options, **format, **protocol);
   if (!status.ok()) return status;
 
   CreateOptions complete = options;
@@ -89,7 +112,7 @@ absl::Status ImageOpener::create(const std::string& filename,
   if (!status.ok()) return status;
   status = (*protocol)->create(
       plain_name, (*format)->initial_file_length(complete),
-      only_listed(options.options, (*protocol)->create_options()), policy_.log);
+      protocol_options(options.options, **format, **protocol), policy_.log);
   if (!status.ok()) return status;
   absl::StatusOr<std::shared_ptr<BlockDriver>> file =
       (*protocol)->open(plain_name, OpenOptions{});

@@ -147,6 +147,11 @@ class StorageProtocol {
   // Errors: kInvalidArgument for an option that it does not know.
   virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       const std::string& filename, const OpenOptions& options) const = 0;
+  // Whether create() understands `options`.  No I/O.
+  virtual absl::Status check_create(const OptionMap& options) const {
+    static_cast<void>(options);
+    return absl::OkStatus();
+  }
   // Makes an empty file of `length_bytes`, replacing what was there (a block
   // device stays as it is, and fails if it is too small).  `log` may be empty.
   virtual absl::Status create(const std::string& filename,

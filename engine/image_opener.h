@@ -97,6 +97,12 @@ class ImageOpener {
   absl::Status create(const std::string& filename, const std::string& format,
                       const CreateOptions& options) const;
 
+  // What create() refuses of the names and values of `options.options` before it
+  // looks at anything else.  No I/O.
+  absl::Status check_create_options(const std::string& filename,
+                                    const std::string& format,
+                                    const CreateOptions& options) const;
+
   // The name, without a prefix, of the file that create() makes for `filename`.
   // Errors: kInvalidArgument if there is no way to make one.
   absl::StatusOr<std::string> new_file_name(const std::string& filename) const;

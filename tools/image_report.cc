@@ -165,6 +165,8 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
   const absl::StatusOr<Json> encryption = describe_encryption(channel, *header);
   if (!encryption.ok()) return encryption.status();
   report.format_specific = describe_qcow2(*header, *encryption, *bitmaps);
+  // QEMU lists none of an image with a data file.
+  if (header->has_data_file()) return report;
   // Beyond the end of the file it finds zeroes, as whoever opens the image.
   qcow2::SnapshotTableReader snapshots(channel, *header);
   while (!snapshots.at_end()) {

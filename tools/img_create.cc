@@ -251,9 +251,11 @@ absl::Status create_or_remove(const CreateArguments& arguments,
                               const ImageOpener& opener,
                               const CreateOptions& create,
                               const std::string& path) {
+  absl::Status status = opener.check_create_options(arguments.filename,
+                                                    arguments.format, create);
+  if (!status.ok()) return status;
   NewFile file(path);
-  absl::Status status =
-      opener.create(arguments.filename, arguments.format, create);
+  status = opener.create(arguments.filename, arguments.format, create);
   // A raw image is its file: qemu-img leaves it, whatever became of it.
   if (status.ok() || arguments.format == "raw") file.keep();
   return status;

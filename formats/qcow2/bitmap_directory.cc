@@ -5,6 +5,7 @@
 #include <optional>
 #include <utility>
 
+#include "absl/base/macros.h"
 #include "absl/hash/hash.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
@@ -55,11 +56,7 @@ absl::StatusOr<BitmapDirectory> find_bitmap_directory(const Header& header) {
   const HeaderExtension* const extension =
       header.find_extension(kExtensionBitmaps);
   if (extension == nullptr) return BitmapDirectory();
-  if (extension->data.size() != kBitmapsExtensionBytes) {
-    return bad_directory("length of the extension", extension->data.size(),
-                         absl::StrCat("it must be ", kBitmapsExtensionBytes),
-                         "bitmaps_ext: Invalid extension length");
-  }
+  ABSL_ASSERT(extension->data.size() == kBitmapsExtensionBytes);
   if ((header.autoclear_features & kAutoclearBitmaps) == 0)
     return BitmapDirectory();
   const char* const data = extension->data.data();

@@ -49,6 +49,7 @@ struct BitmapEntry {
 
 // What the header extension says; count 0 if there is none, or if somebody who
 // does not know bitmaps wrote the image since (autoclear bit 0).
+// REQUIRES: the extension has the length that parse_header() insists on.
 // Errors: kDataLoss if it is damaged.
 absl::StatusOr<BitmapDirectory> find_bitmap_directory(const Header& header);
 

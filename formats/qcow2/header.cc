@@ -288,6 +288,13 @@ absl::Status add_extension(HeaderExtension extension, Header* header) {
     return over_limit("length of the data file's name", extension.data.size(),
                       kMaxDataFilenameBytes);
   }
+  if (extension.type == kExtensionBitmaps &&
+      extension.data.size() != kBitmapsExtensionBytes) {
+    return with_qemu_words(
+        bad_field("length of the bitmaps extension", extension.data.size(),
+                  absl::StrCat("it must be ", kBitmapsExtensionBytes)),
+        "bitmaps_ext: Invalid extension length");
+  }
   if (extension.type != kExtensionBackingFormat) {
     header->extensions.push_back(std::move(extension));
     return absl::OkStatus();

@@ -205,8 +205,7 @@ absl::Status create_file(const std::string& filename, uint64_t length_bytes,
   if (length_bytes > static_cast<uint64_t>(std::numeric_limits<off_t>::max())) {
     return errno_status(EFBIG, absl::StrCat("creating '", filename, "'"));
   }
-  if (options.preallocation == FilePreallocation::kMetadata &&
-      length_bytes > 0) {
+  if (options.preallocation == FilePreallocation::kMetadata) {
     return with_qemu_words(
         absl::InvalidArgumentError(absl::StrCat(
             "Unsupported preallocation mode 'metadata' for '", filename, "'")),

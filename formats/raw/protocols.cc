@@ -26,6 +26,10 @@ class FileProtocol final : public StorageProtocol {
     return FileDriver::open(filename, *own);
   }
 
+  absl::Status check_create(const OptionMap& options) const override {
+    return parse_file_create_options(options).status();
+  }
+
   absl::Status create(const std::string& filename, uint64_t length_bytes,
                       const OptionMap& options,
                       const LogSink& log) const override {

@@ -16,6 +16,13 @@
 #include "formats/raw/window_driver.h"
 
 namespace spindle {
+namespace {
+
+// The longest file, in whole sectors.
+constexpr uint64_t kLongestBytes =
+    align_down(std::numeric_limits<int64_t>::max(), kSectorSizeBytes);
+
+}  // namespace
 
 int RawFormat::probe(absl::Span<const uint8_t>, absl::string_view) const {
   return 1;
@@ -57,20 +64,22 @@ absl::Status RawFormat::create(std::shared_ptr<BlockDriver> file,
     return absl::InvalidArgumentError(
         "Backing file not supported for file format 'raw'");
   }
-  const uint64_t length_bytes = initial_file_length(options);
-  if (length_bytes < *options.size_bytes) {
+  if (*options.size_bytes > kLongestBytes) {
     return with_qemu_words(absl::InvalidArgumentError(absl::StrCat(
                                "Image size must be less than 8 EiB, not ",
                                *options.size_bytes, " bytes")),
                            "Could not resize file: Invalid argument");
   }
+  const uint64_t length_bytes = initial_file_length(options);
   if (file->length_bytes() >= length_bytes) return absl::OkStatus();
   return file->set_length(length_bytes, SetLengthMode::kExact);
 }
 
 absl::StatusOr<ImageFormat::Measurement> RawFormat::measure(
     const CreateOptions& options, BlockDriver*) const {
-  const uint64_t length_bytes = initial_file_length(options);
+  const uint64_t length_bytes =
+      align_up(std::min(options.size_bytes.value_or(0), kLongestBytes),
+               kSectorSizeBytes);
   return Measurement{length_bytes, length_bytes, std::nullopt};
 }
 
@@ -79,11 +88,10 @@ std::vector<OptionHelp> RawFormat::create_options() const {
 }
 
 uint64_t RawFormat::initial_file_length(const CreateOptions& options) const {
-  constexpr uint64_t kLongest =
-      align_down(std::numeric_limits<int64_t>::max(), kSectorSizeBytes);
+  // create() refuses what is longer, over a file that is empty.
   const uint64_t size_bytes = options.size_bytes.value_or(0);
-  return size_bytes > kLongest ? kLongest
-                               : align_up(size_bytes, kSectorSizeBytes);
+  return size_bytes > kLongestBytes ? 0
+                                    : align_up(size_bytes, kSectorSizeBytes);
 }
 
 }  // namespace spindle
