@@ -39,12 +39,12 @@ absl::Status MappingChanger::discard(ByteRange range) {
 
 L2Entry MappingChanger::discarded(L2Entry old) const {
   const ClusterKind kind = old.kind();
-  // With subclusters a cluster that is zeroes is kUnallocated, and changes into
-  // what it is.
+  // Over a backing file all change into what they may be already: a cluster of
+  // zeroes with subclusters is kUnallocated, and one that lay at 0 of a data
+  // file may still say that it is the only reference.
   const bool holds_nothing =
-      kind == ClusterKind::kZeroPlain ||
-      (kind == ClusterKind::kUnallocated && image_.backing() == nullptr);
-  if (holds_nothing) return old;
+      kind == ClusterKind::kZeroPlain || kind == ClusterKind::kUnallocated;
+  if (holds_nothing && image_.backing() == nullptr) return old;
   if (image_.keeps_discarded() && kind != ClusterKind::kCompressed)
     return kept_zero(old);
   return image_.geometry().version >= 3 ? L2Entry::zero_plain(image_.geometry())
