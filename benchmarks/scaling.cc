@@ -104,7 +104,8 @@ absl::StatusOr<SleepingImage> make_image(const Shape& shape) {
   const ImageFormat* const format = builtin_drivers().find_format("qcow2");
   if (format == nullptr) return absl::InternalError("no qcow2");
   SleepingImage image;
-  image.file = SleepingDriver::create(2 * shape.length_bytes() + (64 << 20));
+  // The guest's data and the tables.
+  image.file = SleepingDriver::create(shape.length_bytes() + (64 << 20));
   if (image.file == nullptr) return absl::ResourceExhaustedError("no memory");
   CreateOptions options;
   options.size_bytes = shape.length_bytes();

@@ -15,7 +15,7 @@ namespace spindle::benchmarks {
 std::shared_ptr<SleepingDriver> SleepingDriver::create(
     uint64_t capacity_bytes) {
   void* memory = ::mmap(nullptr, capacity_bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (memory == MAP_FAILED) return nullptr;
   return std::shared_ptr<SleepingDriver>(
       new SleepingDriver(static_cast<uint8_t*>(memory), capacity_bytes));
