@@ -150,8 +150,8 @@ absl::StatusOr<ImageReport> report_qcow2(BlockDriver& storage,
   report.virtual_size_bytes = align_down(header->size_bytes, kSectorSizeBytes);
   report.cluster_size_bytes = header->cluster_size_bytes();
   report.encrypted = header->crypt_method != qcow2::kCryptNone;
-  report.needs_more = report.encrypted || header->has_data_file() ||
-                      header->data_file_is_raw();
+  report.needs_more =
+      report.encrypted || header->has_data_file() || header->data_file_is_raw();
   report.dirty = header->is_dirty();
   report.backing_filename = header->backing_filename;
   if (!report.backing_filename.empty())

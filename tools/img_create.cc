@@ -251,8 +251,8 @@ absl::Status create_or_remove(const CreateArguments& arguments,
                               const ImageOpener& opener,
                               const CreateOptions& create,
                               const std::string& path) {
-  absl::Status status = opener.check_create_options(arguments.filename,
-                                                    arguments.format, create);
+  absl::Status status =
+      opener.check_create_options(arguments.filename, arguments.format, create);
   if (!status.ok()) return status;
   NewFile file(path);
   status = opener.create(arguments.filename, arguments.format, create);

@@ -13,8 +13,10 @@ uint64_t whole_sectors_bytes(const BlockDevice& device) {
 absl::StatusOr<BlockStatus> sector_status(BlockDevice& device, ByteRange range,
                                           BlockStatusScope scope) {
   absl::StatusOr<BlockStatus> status = device.block_status(range, scope);
-  if (status.ok() && range.offset + status->length == device.length_bytes())
-    status->length = range.length;
+  if (!status.ok()) return status;
+  const uint64_t end =
+      align_up(range.offset + status->length, kSectorSizeBytes);
+  status->length = std::min(range.length, end - range.offset);
   return status;
 }
 

@@ -15,8 +15,8 @@ namespace spindle {
 // The device's length, the last sector whole.
 uint64_t whole_sectors_bytes(const BlockDevice& device);
 
-// As BlockDevice::block_status(); the rest of a partial last sector is like
-// what comes before it.
+// As BlockDevice::block_status(), in whole sectors: the rest of a partial last
+// sector, of the device or of a layer below it, is like what comes before it.
 // REQUIRES: `range` is not empty, and ends within the last sector.
 absl::StatusOr<BlockStatus> sector_status(BlockDevice& device, ByteRange range,
                                           BlockStatusScope scope);

@@ -61,11 +61,16 @@ absl::StatusOr<BlockStatus> backing_status(const BlockStatus& unallocated,
   result.length = std::min(
       result.length, align_up(backing_bytes, kSectorSizeBytes) - range.offset);
   if (scope == BlockStatusScope::kThisLayer) return result;
+  if (range.offset >= backing_bytes) {  // the rest of that sector
+    result.allocated = true;
+    result.zero = true;
+    result.host_offset = range.offset;
+    result.depth = 1;
+    return result;
+  }
   absl::StatusOr<BlockStatus> below = backing->block_status(
       {range.offset, std::min(result.length, backing_bytes - range.offset)});
   if (!below.ok()) return below.status();
-  if (range.offset + below->length == backing_bytes)
-    below->length = result.length;
   ++below->depth;
   return below;
 }

@@ -26,7 +26,8 @@ absl::StatusOr<BlockStatus> own_status(
 
 // Of the first bytes of `range`, as many as `unallocated` says, which the image
 // itself has not: what its backing file has there, or as far down as `scope`
-// lets look.  `backing` is null where none shows through.
+// lets look.  `backing` is null where none shows through; the rest of its last
+// sector, if that is a partial one, is a run of its own, as QEMU has it.
 absl::StatusOr<BlockStatus> backing_status(const BlockStatus& unallocated,
                                            ByteRange range,
                                            BlockStatusScope scope,

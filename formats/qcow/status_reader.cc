@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "engine/checked_math.h"
+#include "engine/sector.h"
 #include "formats/cluster/layered_status.h"
 #include "formats/qcow/cluster_map.h"
 
@@ -27,7 +29,9 @@ absl::StatusOr<BlockStatus> StatusReader::status(ByteRange range,
   if (found.ok() && !found->allocated) {
     found = backing_status(
         *found, range, scope,
-        image_.has_backing_at({range.offset}) ? image_.backing() : nullptr);
+        image_.has_backing_at({align_down(range.offset, kSectorSizeBytes)})
+            ? image_.backing()
+            : nullptr);
   }
   if (!found.ok()) return found;
   found->end_of_image =

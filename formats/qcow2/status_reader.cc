@@ -8,6 +8,7 @@
 #include "engine/byte_channel.h"
 #include "engine/byte_order.h"
 #include "engine/checked_math.h"
+#include "engine/sector.h"
 #include "formats/cluster/layered_status.h"
 #include "formats/qcow2/cluster_map.h"
 #include "formats/qcow2/layout.h"
@@ -52,7 +53,9 @@ absl::StatusOr<BlockStatus> StatusReader::status(ByteRange range,
   if (!found->allocated) {
     found = backing_status(
         *found, range, scope,
-        image_.has_backing_at({range.offset}) ? image_.backing() : nullptr);
+        image_.has_backing_at({align_down(range.offset, kSectorSizeBytes)})
+            ? image_.backing()
+            : nullptr);
   }
   if (!found.ok()) return found;
   found->end_of_image =
