@@ -330,8 +330,7 @@ void Scheduler::settle_turn_locked(WorkerState& state, QueueState& queue,
   const int64_t nanoseconds = now - state.batch_began;
   if (!std::exchange(state.on_trial, false)) {
     const bool idle = queue.items.empty() && queue.active == 0;
-    queue.turns.batch_ended(ran, nanoseconds, queue.estimate.slow(), idle,
-                            now);
+    queue.turns.batch_ended(ran, nanoseconds, queue.estimate.slow(), idle, now);
   } else if (queue.turns.trial_ended(ran, nanoseconds, now)) {
     queue.estimate.restart(nanoseconds, ran);
   }

@@ -16,6 +16,7 @@
 #include "engine/image_opener.h"
 #include "engine/jobs/backing_chain.h"
 #include "engine/jobs/commit.h"
+#include "engine/jobs/job_options.h"
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
 #include "tools/cli_text.h"
@@ -88,7 +89,7 @@ int run(const CommitArguments& arguments, const ImageOpener& opener) {
     return fail("Image does not have a backing file");
   }
   const absl::StatusOr<std::unique_ptr<Executor>> executor =
-      create_executor({});
+      create_executor({.width = kJobWidth});
   if (!executor.ok()) return fail(executor.status().message());
   BlockDeviceOptions device_options;
   device_options.cache_mode = arguments.cache;

@@ -14,6 +14,7 @@
 #include "engine/errors.h"
 #include "engine/image_opener.h"
 #include "engine/jobs/compare.h"
+#include "engine/jobs/job_options.h"
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
 #include "tools/cli_text.h"
@@ -94,7 +95,7 @@ int report(const CompareArguments& arguments, const CompareResult& result) {
 
 int run(const CompareArguments& arguments, const ImageOpener& opener) {
   const absl::StatusOr<std::unique_ptr<Executor>> executor =
-      create_executor({});
+      create_executor({.width = kJobWidth});
   if (!executor.ok()) {
     fail(executor.status().message());
     return kCannotOpen;

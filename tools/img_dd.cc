@@ -16,6 +16,7 @@
 #include "engine/errors.h"
 #include "engine/image_opener.h"
 #include "engine/jobs/copy_bytes.h"
+#include "engine/jobs/job_options.h"
 #include "engine/jobs/sector_status.h"
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
@@ -112,7 +113,7 @@ int run(const DdArguments& arguments, const ImageOpener& opener) {
   absl::Status status = check_creatable(arguments, opener);
   if (!status.ok()) return fail(qemu_words(status));
   const absl::StatusOr<std::unique_ptr<Executor>> executor =
-      create_executor({});
+      create_executor({.width = kJobWidth});
   if (!executor.ok()) return fail(executor.status().message());
   const absl::StatusOr<std::unique_ptr<BlockDevice>> input =
       BlockDevice::create(std::move(driver), executor->get());

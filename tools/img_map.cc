@@ -14,6 +14,7 @@
 #include "engine/checked_math.h"
 #include "engine/errors.h"
 #include "engine/image_opener.h"
+#include "engine/jobs/job_options.h"
 #include "engine/jobs/sector_status.h"
 #include "engine/sector.h"
 #include "formats/builtin.h"
@@ -191,7 +192,7 @@ int run(const MapArguments& arguments, const ImageOpener& opener) {
   if (driver == nullptr) return 1;
   if (!arguments.picture.empty()) return draw(arguments, std::move(driver));
   const absl::StatusOr<std::unique_ptr<Executor>> executor =
-      create_executor({});
+      create_executor({.width = kJobWidth});
   if (!executor.ok()) return fail(executor.status().message());
   const absl::StatusOr<std::unique_ptr<BlockDevice>> device =
       BlockDevice::create(std::move(driver), executor->get());

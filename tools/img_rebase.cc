@@ -16,6 +16,7 @@
 #include "engine/image_name.h"
 #include "engine/image_opener.h"
 #include "engine/jobs/backing_chain.h"
+#include "engine/jobs/job_options.h"
 #include "engine/jobs/rebase.h"
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
@@ -180,7 +181,7 @@ int Rebaser::run() {
 
 int run(const RebaseArguments& arguments, const ImageOpener& opener) {
   const absl::StatusOr<std::unique_ptr<Executor>> executor =
-      create_executor({});
+      create_executor({.width = kJobWidth});
   if (!executor.ok()) return fail(executor.status().message());
   return Rebaser(arguments, opener, executor->get()).run();
 }

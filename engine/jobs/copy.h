@@ -40,7 +40,7 @@ struct CopyOptions {
   // 0: as fast as it goes.
   uint64_t bytes_per_second = 0;
   // Pieces that are read or written at one time.
-  size_t max_pieces = 8;
+  size_t max_pieces = kJobWidth;
   // What cannot be read becomes zeroes, and a warning.
   bool salvage = false;
   LogSink log = nullptr;

@@ -5,6 +5,7 @@
 #define SPINDLE_ENGINE_JOBS_JOB_OPTIONS_H_
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 
@@ -12,6 +13,10 @@
 #include "threadpool/executor.h"
 
 namespace spindle {
+
+// As many threads as a job keeps busy: a pool that is made for one job needs no
+// more.
+inline constexpr size_t kJobWidth = 8;
 
 struct JobOptions {
   // Pieces run here, too; null: only on the caller's thread.
