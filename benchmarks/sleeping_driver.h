@@ -23,8 +23,8 @@ namespace spindle::benchmarks {
 class SleepingDriver final : public BlockDriver {
  public:
   // An empty file that may grow to `capacity_bytes`; null if that much memory
-  // is not to be had.  It has all of it from the start: a disk does not cost its
-  // users page faults.  It does not sleep before set_delay().
+  // is not to be had.  It has all of it from the start: a disk does not cost
+  // its users page faults.  It does not sleep before set_delay().
   static std::shared_ptr<SleepingDriver> create(uint64_t capacity_bytes);
   ~SleepingDriver() override;
 

@@ -97,8 +97,8 @@ class ImageOpener {
   absl::Status create(const std::string& filename, const std::string& format,
                       const CreateOptions& options) const;
 
-  // What create() refuses of the names and values of `options.options` before it
-  // looks at anything else.  No I/O.
+  // What create() refuses of the names and values of `options.options` before
+  // it looks at anything else.  No I/O.
   absl::Status check_create_options(const std::string& filename,
                                     const std::string& format,
                                     const CreateOptions& options) const;

@@ -40,8 +40,8 @@ class DurationEstimate {
 
   // Whether `count` items that took so long together are slow.
   static bool is_slow(int64_t total_nanoseconds, uint64_t count) {
-    return count > 0 && total_nanoseconds >=
-                            kSlowNanoseconds * static_cast<int64_t>(count);
+    return count > 0 &&
+           total_nanoseconds >= kSlowNanoseconds * static_cast<int64_t>(count);
   }
 
   bool slow() const { return nanoseconds_ >= kSlowNanoseconds; }

@@ -79,12 +79,12 @@ absl::StatusOr<BitmapDirectory> find_bitmap_directory(const Header& header) {
                            kMaxBitmapCount));
   }
   if (directory.length_bytes > kMaxBitmapDirectoryBytes) {
-    return bad_directory(
-        "length", directory.length_bytes, at_most(kMaxBitmapDirectoryBytes),
-        absl::StrCat("bitmaps_ext: bitmap directory size (",
-                     directory.length_bytes,
-                     ") exceeds the maximum supported size (",
-                     kMaxBitmapDirectoryBytes, ")"));
+    return bad_directory("length", directory.length_bytes,
+                         at_most(kMaxBitmapDirectoryBytes),
+                         absl::StrCat("bitmaps_ext: bitmap directory size (",
+                                      directory.length_bytes,
+                                      ") exceeds the maximum supported size (",
+                                      kMaxBitmapDirectoryBytes, ")"));
   }
   if (!is_aligned(directory.offset, header.cluster_size_bytes())) {
     return bad_directory(
@@ -111,10 +111,10 @@ std::string serialize_bitmaps_extension(const BitmapDirectory& directory) {
 absl::Status BitmapDirectoryReader::check(const BitmapEntry& entry) const {
   const auto bad = [&](absl::string_view field, uint64_t value,
                        absl::string_view limit) {
-    return bad_directory(
-        absl::StrCat("entry ", index_, ": ", field), value, limit,
-        absl::StrCat("Bitmap '", entry.name,
-                     "' doesn't satisfy the constraints"));
+    return bad_directory(absl::StrCat("entry ", index_, ": ", field), value,
+                         limit,
+                         absl::StrCat("Bitmap '", entry.name,
+                                      "' doesn't satisfy the constraints"));
   };
   const uint64_t max_entries =
       std::min(kMaxBitmapTableEntries, kMaxBitmapBytes / cluster_bytes_);
@@ -233,14 +233,14 @@ absl::StatusOr<BitmapEntry> BitmapDirectoryReader::next() {
   position_ += length;
   ++index_;
   if (at_end() && position_ != directory_.length_bytes) {
-    return bad_directory("number of bitmaps", directory_.count,
-                         absl::StrCat("the directory goes on for ",
-                                      directory_.length_bytes - position_,
-                                      " bytes behind them"),
-                         directory_.length_bytes - position_ < kBitmapEntryBytes
-                             ? kBrokenWords
-                             : "More bitmaps found than specified in header "
-                               "extension");
+    return bad_directory(
+        "number of bitmaps", directory_.count,
+        absl::StrCat("the directory goes on for ",
+                     directory_.length_bytes - position_, " bytes behind them"),
+        directory_.length_bytes - position_ < kBitmapEntryBytes
+            ? kBrokenWords
+            : "More bitmaps found than specified in header "
+              "extension");
   }
   return entry;
 }

@@ -83,9 +83,9 @@ absl::Status check_compression_type(const Header& header) {
   const bool announced =
       (header.incompatible_features & kIncompatibleCompressionType) != 0;
   if (header.compression_type > kCompressionZstd) {
-    return absl::UnimplementedError(
-        absl::StrCat("qcow2: compression_type is ", header.compression_type,
-                     ", which is unknown"));
+    return absl::UnimplementedError(absl::StrCat("qcow2: compression_type is ",
+                                                 header.compression_type,
+                                                 ", which is unknown"));
   }
   if (announced != (header.compression_type != kCompressionZlib)) {
     return bad_field(

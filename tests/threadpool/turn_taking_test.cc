@@ -124,8 +124,7 @@ TEST(TurnTaking, TimeWithNothingToDoDoesNotCount) {
 TEST(TurnTaking, ATrialWhoseWorkerIsStuckShowsNothing) {
   TurnTaking turns;
   go_together(turns, kMillisecond);
-  turns.batch_ended(1, kSlow, /*slow=*/true, /*idle=*/false,
-                    10 * kMillisecond);
+  turns.batch_ended(1, kSlow, /*slow=*/true, /*idle=*/false, 10 * kMillisecond);
   ASSERT_TRUE(turns.on_trial());
   EXPECT_FALSE(turns.trial_ended(0, 0, 11 * kMillisecond));
   EXPECT_FALSE(turns.one_at_a_time());
