@@ -1,8 +1,8 @@
 #include "engine/driver_transfer.h"
 
 #include <algorithm>
-#include <array>
 
+#include "absl/container/inlined_vector.h"
 #include "absl/strings/str_cat.h"
 #include "absl/types/span.h"
 #include "engine/checked_math.h"
@@ -18,16 +18,16 @@ constexpr size_t kBufferAlignment = 4096;
 constexpr size_t kZeroesBytes = size_t{64} << 10;
 alignas(kBufferAlignment) uint8_t zeroes[kZeroesBytes];
 
-// An IoVector of up to `length_bytes` zeroes, as many as it holds inline.
+// The same memory as often as it takes.
 IoVector zero_vector(uint64_t length_bytes) {
-  std::array<iovec, IoVector::kInlineSegments> segments;
-  size_t count = 0;
-  while (length_bytes > 0 && count < segments.size()) {
+  constexpr size_t kUsualCount = 16;
+  absl::InlinedVector<iovec, kUsualCount> segments;
+  while (length_bytes > 0) {
     const size_t length = std::min<uint64_t>(length_bytes, kZeroesBytes);
-    segments[count++] = {zeroes, length};
+    segments.push_back({zeroes, length});
     length_bytes -= length;
   }
-  return IoVector(absl::MakeConstSpan(segments.data(), count));
+  return IoVector(absl::MakeConstSpan(segments));
 }
 
 uint64_t bytes_in_front(const IoVector& qiov, size_t segment_count) {
@@ -161,7 +161,8 @@ absl::Status DriverTransfer::bounce(Direction direction, const IoVector& qiov,
 absl::Status DriverTransfer::write_zeroes_by_hand(uint64_t offset_bytes,
                                                   uint64_t length_bytes) {
   while (length_bytes > 0) {
-    const IoVector piece = zero_vector(length_bytes);
+    const IoVector piece =
+        zero_vector(std::min(length_bytes, kMostZeroesAtOnce));
     const absl::Status status =
         transfer(Direction::kWrite, piece, offset_bytes);
     if (!status.ok()) return status;

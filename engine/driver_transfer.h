@@ -43,7 +43,9 @@ class DriverTransfer {
   absl::Status transfer(Direction direction, const IoVector& qiov,
                         uint64_t offset_bytes);
 
-  // Writes `length_bytes` zeroes, from a shared buffer.
+  // Writes `length_bytes` zeroes, from a shared buffer, in writes as long as
+  // QEMU's: one of them places all its clusters before it frees any.
+  static constexpr uint64_t kMostZeroesAtOnce = uint64_t{16} << 20;
   absl::Status write_zeroes_by_hand(uint64_t offset_bytes,
                                     uint64_t length_bytes);
 

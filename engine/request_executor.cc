@@ -354,20 +354,26 @@ absl::Status RequestExecutor::write_zeroes_piece(ByteRange range,
       &ranges_, {range.offset, transfer_end(range.end()) - range.offset},
       Mode::kShared, *attempt);
   if (!hold.held()) return give_up(attempt);
-  absl::Status status =
-      absl::UnimplementedError("the driver cannot write zeroes quickly");
   const bool can = capabilities_.has(Capability::kWriteZeroes) &&
                    (!flags.no_fallback ||
                     capabilities_.has(Capability::kWriteZeroesNoFallback));
-  if (can) {
-    WriteZeroesFlags understood = flags;
-    understood.may_unmap =
-        flags.may_unmap && capabilities_.has(Capability::kWriteZeroesMayUnmap);
-    status = driver_->write_zeroes(range, understood);
+  WriteZeroesFlags understood = flags;
+  understood.may_unmap =
+      flags.may_unmap && capabilities_.has(Capability::kWriteZeroesMayUnmap);
+  // What the driver cannot do may be its beginning alone.
+  while (!range.empty()) {
+    absl::Status status =
+        absl::UnimplementedError("the driver cannot write zeroes quickly");
+    if (can) status = driver_->write_zeroes(range, understood);
+    if (!absl::IsUnimplemented(status) || flags.no_fallback) return status;
+    const uint64_t length =
+        std::min(range.length, DriverTransfer::kMostZeroesAtOnce);
+    status = transfer_.write_zeroes_by_hand(
+        range.offset, transfer_end(range.offset + length) - range.offset);
+    if (!status.ok()) return status;
+    range = {range.offset + length, range.length - length};
   }
-  if (!absl::IsUnimplemented(status) || flags.no_fallback) return status;
-  return transfer_.write_zeroes_by_hand(
-      range.offset, transfer_end(range.end()) - range.offset);
+  return absl::OkStatus();
 }
 
 // Quick where what is beside the range, in its unit, reads as zeroes: then that

@@ -463,7 +463,7 @@ TEST(WriteZeroesByHand, OfNothingCallsNobody) {
 }
 
 TEST(WriteZeroesByHand, StopsAtTheFirstError) {
-  StrictDriver driver({});
+  StrictDriver driver({.max_transfer_bytes = 1 << 20});
   DriverTransfer transfers(&driver);
   driver.fail_beyond(1 << 20);
   EXPECT_TRUE(absl::IsDataLoss(transfers.write_zeroes_by_hand(0, 3 << 20)));

@@ -386,6 +386,48 @@ TEST(WriteZeroes, ZeroesExactlyTheRangeWithAndWithoutTheDriver) {
   }
 }
 
+// Makes nothing zero quickly that touches the first 4 KiB.
+class FirstBlockByHand : public testing::MemoryDriver {
+ public:
+  explicit FirstBlockByHand(uint64_t length_bytes)
+      : MemoryDriver(options_with(length_bytes)) {}
+  absl::Status write(const IoVector& qiov, Sector sector) override {
+    by_hand.push_back({sector.byte_offset(), qiov.length_bytes()});
+    return MemoryDriver::write(qiov, sector);
+  }
+  absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags) override {
+    if (range.offset < 4096)
+      return absl::UnimplementedError("a part of something");
+    quickly.push_back(range);
+    return MemoryDriver::write_zeroes(range, flags);
+  }
+  std::vector<ByteRange> by_hand, quickly;
+
+ private:
+  static Options options_with(uint64_t length_bytes) {
+    Options options;
+    options.length_bytes = length_bytes;
+    return options;
+  }
+};
+
+TEST(WriteZeroes, TheDriverIsAskedAgainBehindWhatItCannotDo) {
+  constexpr uint64_t kAtOnce = DriverTransfer::kMostZeroesAtOnce;
+  FirstBlockByHand driver(3 * kAtOnce);
+  driver.set_content(0, std::string(driver.length_bytes(), 'x'));
+  RequestExecutor requests(&driver, CacheMode::kWriteback, DetectZeroes::kOff);
+  RequestExecutor::Attempt attempt;
+  ASSERT_TRUE(requests
+                  .run({.kind = RequestKind::kWriteZeroes,
+                        .offset = 0,
+                        .length = driver.length_bytes()},
+                       IoVector(), 0, nullptr, &attempt)
+                  .ok());
+  EXPECT_EQ(driver.by_hand, (std::vector<ByteRange>{{0, kAtOnce}}));
+  EXPECT_EQ(driver.quickly, (std::vector<ByteRange>{{kAtOnce, 2 * kAtOnce}}));
+  EXPECT_TRUE(driver.content() == std::string(driver.length_bytes(), '\0'));
+}
+
 TEST(WriteZeroes, DoesNotFallBackWhereThatIsForbidden) {
   Bench bench(plain_driver());
   EXPECT_EQ(bench.zero({0, 4096}, {.no_fallback = true}).code(),
