@@ -108,6 +108,14 @@ std::string serialize_bitmaps_extension(const BitmapDirectory& directory) {
 
 // ---- Entries ----------------------------------------------------------------
 
+absl::string_view BitmapDirectoryReader::words_for_end() const {
+  if (directory_.length_bytes == 0)
+    return "Requested bitmap directory size is zero";
+  return position_ == directory_.length_bytes
+             ? "Less bitmaps found than specified in header extension"
+             : kBrokenWords;
+}
+
 absl::Status BitmapDirectoryReader::check(const BitmapEntry& entry) const {
   const auto bad = [&](absl::string_view field, uint64_t value,
                        absl::string_view limit) {
@@ -188,9 +196,7 @@ absl::StatusOr<BitmapEntry> BitmapDirectoryReader::next() {
   if (left < bytes.size()) {
     return bad_directory("number of bitmaps", directory_.count,
                          absl::StrCat("the directory ends after ", index_),
-                         directory_.length_bytes == 0
-                             ? "Requested bitmap directory size is zero"
-                             : kBrokenWords);
+                         words_for_end());
   }
   absl::Status status =
       file_->read(Purpose::kBitmapLoad, bytes.data(), bytes.size(),
@@ -256,7 +262,8 @@ absl::StatusOr<std::vector<BitmapEntry>> read_bitmap_directory(
                          absl::StrCat(directory.length_bytes,
                                       " bytes from there on end beyond the "
                                       "file's ",
-                                      file_bytes));
+                                      file_bytes),
+                         kBrokenWords);
   }
   BitmapDirectoryReader reader(file, header, directory);
   while (!reader.at_end()) {

@@ -13,6 +13,7 @@
 #include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
 #include "engine/byte_channel.h"
 #include "formats/qcow2/header.h"
 #include "formats/qcow2/layout.h"
@@ -81,6 +82,8 @@ class BitmapDirectoryReader {
 
  private:
   absl::Status check(const BitmapEntry& entry) const;
+  // QEMU's, for a directory that ends too early.
+  absl::string_view words_for_end() const;
   // True if an earlier entry has this name.
   absl::StatusOr<bool> is_taken(const std::string& name);
   absl::Status read_strings(uint64_t extra_bytes, uint64_t name_bytes,

@@ -56,6 +56,14 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> RawFormat::open(
   return std::make_shared<RawProbeGuard>(std::move(file), others_);
 }
 
+absl::Status RawFormat::check_create(const CreateOptions& options) const {
+  if (*options.size_bytes <= kLongestBytes) return absl::OkStatus();
+  return with_qemu_words(absl::InvalidArgumentError(absl::StrCat(
+                             "Image size must be less than 8 EiB, not ",
+                             *options.size_bytes, " bytes")),
+                         "Could not resize file: Invalid argument");
+}
+
 absl::Status RawFormat::create(std::shared_ptr<BlockDriver> file,
                                const CreateOptions& options,
                                const OpenContext&) const {
@@ -64,12 +72,8 @@ absl::Status RawFormat::create(std::shared_ptr<BlockDriver> file,
     return absl::InvalidArgumentError(
         "Backing file not supported for file format 'raw'");
   }
-  if (*options.size_bytes > kLongestBytes) {
-    return with_qemu_words(absl::InvalidArgumentError(absl::StrCat(
-                               "Image size must be less than 8 EiB, not ",
-                               *options.size_bytes, " bytes")),
-                           "Could not resize file: Invalid argument");
-  }
+  absl::Status status = check_create(options);
+  if (!status.ok()) return status;
   const uint64_t length_bytes = initial_file_length(options);
   if (file->length_bytes() >= length_bytes) return absl::OkStatus();
   return file->set_length(length_bytes, SetLengthMode::kExact);
@@ -77,9 +81,7 @@ absl::Status RawFormat::create(std::shared_ptr<BlockDriver> file,
 
 absl::StatusOr<ImageFormat::Measurement> RawFormat::measure(
     const CreateOptions& options, BlockDriver*) const {
-  const uint64_t length_bytes =
-      align_up(std::min(options.size_bytes.value_or(0), kLongestBytes),
-               kSectorSizeBytes);
+  const uint64_t length_bytes = initial_file_length(options);
   return Measurement{length_bytes, length_bytes, std::nullopt};
 }
 
@@ -88,10 +90,9 @@ std::vector<OptionHelp> RawFormat::create_options() const {
 }
 
 uint64_t RawFormat::initial_file_length(const CreateOptions& options) const {
-  // create() refuses what is longer, over a file that is empty.
-  const uint64_t size_bytes = options.size_bytes.value_or(0);
-  return size_bytes > kLongestBytes ? 0
-                                    : align_up(size_bytes, kSectorSizeBytes);
+  // What is longer is refused before this is asked, but for measuring.
+  return align_up(std::min(options.size_bytes.value_or(0), kLongestBytes),
+                  kSectorSizeBytes);
 }
 
 }  // namespace spindle

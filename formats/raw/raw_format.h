@@ -32,6 +32,7 @@ class RawFormat final : public ImageFormat {
   absl::Status create(std::shared_ptr<BlockDriver> file,
                       const CreateOptions& options,
                       const OpenContext& context) const override;
+  absl::Status check_create(const CreateOptions& options) const override;
   std::vector<OptionHelp> create_options() const override;
   absl::StatusOr<Measurement> measure(const CreateOptions& options,
                                       BlockDriver* source) const override;

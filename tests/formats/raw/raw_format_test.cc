@@ -3,6 +3,8 @@
 #include <memory>
 #include <vector>
 
+#include "engine/image_opener.h"
+#include "formats/builtin.h"
 #include "formats/raw/file_driver.h"
 #include "formats/raw/protocols.h"
 #include "gtest/gtest.h"
@@ -77,6 +79,19 @@ TEST(RawFormat, RefusesBackingFilesAndImpossibleSizes) {
   EXPECT_TRUE(
       absl::IsInvalidArgument(raw.create(file, of_size(~uint64_t{0}), {})));
   EXPECT_EQ(scratch.length(), 0u);
+}
+
+TEST(RawFormat, AnImpossibleSizeLeavesWhatWasThere) {
+  constexpr uint64_t kLongest = (uint64_t{1} << 63) - 512;
+  const RawFormat raw({});
+  EXPECT_EQ(raw.check_create(of_size(kLongest)), absl::OkStatus());
+  EXPECT_TRUE(absl::IsInvalidArgument(raw.check_create(of_size(kLongest + 1))));
+  const ScratchFile scratch;
+  scratch.write(pattern(512, 1));
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      ImageOpener(builtin_drivers(), {})
+          .create(scratch.path(), "raw", of_size(kLongest + 1))));
+  EXPECT_EQ(scratch.content(), pattern(512, 1));
 }
 
 }  // namespace
