@@ -33,7 +33,7 @@ class StreamInput final : public IoInput {
   bool read_more() {
     char bytes[4096];
     for (;;) {
-      wait_for_input(background_);
+      while (wait_for_input(background_)) continue;
       const ssize_t count = ::read(STDIN_FILENO, bytes, sizeof bytes);
       if (count < 0 && errno == EINTR) continue;
       if (count <= 0) return false;
@@ -66,20 +66,19 @@ std::unique_ptr<IoInput> IoInput::create(const std::string& prompt,
 }
 
 bool wait_for_input(const IoInput::Background& background) {
-  bool did_something = false;
   for (;;) {
     pollfd watched[2] = {
         {.fd = STDIN_FILENO, .events = POLLIN, .revents = 0},
         {.fd = background.event_fd(), .events = POLLIN, .revents = 0}};
     if (::poll(watched, 2, -1) < 0) {
       if (errno == EINTR) continue;
-      return did_something;
+      return false;
     }
     // Lines that are there already do not wait for requests.
-    if (watched[0].revents != 0) return did_something;
+    if (watched[0].revents != 0) return false;
     background.handle();
     std::fflush(stdout);
-    did_something = true;
+    return true;
   }
 }
 

@@ -38,8 +38,8 @@ class IoInput {
   IoInput() = default;
 };
 
-// Waits until descriptor 0 can be read, and does what there is to do meanwhile;
-// returns whether that was anything.
+// Waits until descriptor 0 can be read, or there is something else to do; does
+// that, and returns true if it was that.
 bool wait_for_input(const IoInput::Background& background);
 
 // A terminal's.

@@ -9,6 +9,9 @@
 #include <termios.h>
 #include <unistd.h>
 
+#include <algorithm>
+
+#include "absl/strings/match.h"
 #include "absl/time/clock.h"
 #include "engine/errors.h"
 
@@ -89,11 +92,23 @@ std::string TerminalSession::last_line() const {
 }
 
 bool TerminalSession::wait_for_last_line(absl::string_view text) {
-  const absl::Time end = absl::Now() + kPatience;
-  const auto is_there = [&] {
+  return read_until([&] {
     return last_line() == text && (text != last_line_before_ ||
                                    screen_.lines().size() > line_count_before_);
-  };
+  });
+}
+
+bool TerminalSession::wait_for_text(absl::string_view text) {
+  return read_until([&] {
+    const std::vector<std::string> lines = screen_.lines();
+    return std::any_of(lines.begin(), lines.end(), [&](const std::string& l) {
+      return absl::StrContains(l, text);
+    });
+  });
+}
+
+bool TerminalSession::read_until(absl::FunctionRef<bool()> is_there) {
+  const absl::Time end = absl::Now() + kPatience;
   while (!is_there()) {
     const absl::Duration left = end - absl::Now();
     if (left <= absl::ZeroDuration() || !read_some(left)) return false;

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -33,6 +34,8 @@ class TerminalSession {
   // Until, after what was typed last, `text` stands on the last line that is
   // not empty.  False after a minute without it.
   bool wait_for_last_line(absl::string_view text);
+  // Until some line has `text` in it.  False after a minute without it.
+  bool wait_for_text(absl::string_view text);
   // What waitpid() says; waits until the program has ended.
   int wait_for_end();
 
@@ -42,6 +45,8 @@ class TerminalSession {
   TerminalSession(pid_t child, int fd) : child_(child), fd_(fd) {}
   // False at the end, or if nothing came in that time.
   bool read_some(absl::Duration patience);
+  // Reads until `is_there` says so.  False after a minute.
+  bool read_until(absl::FunctionRef<bool()> is_there);
   std::string last_line() const;
   void wait_until_keys_are_read() const;
 
