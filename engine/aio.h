@@ -63,7 +63,8 @@ class AioRequest final : public WorkItem, public ThrottleGroup::Waiter {
     kSubmitting,  // the submitting thread's
     kWaiting,     // in a list of Admission, RangeWaiters or a ThrottleGroup
     kQueued,      // in, or on its way into, the executor's queue
-    kRunning,     // a worker's, or that of whoever starts or refuses it
+    kRunning,     // a worker's, or that of whoever starts or refuses it; also
+                  // while what changed_something() waits for a worker
     kCancelling,  // the canceller's
     kArrived,     // the canceller's; the executor is done with it
     kCancelled,   // the worker's that will arrive
@@ -83,6 +84,12 @@ class AioRequest final : public WorkItem, public ThrottleGroup::Waiter {
   // ThrottleGroup::Waiter.
   bool claim_throttled() override;
   void start_throttled() override { owner->start_throttled(this); }
+
+  // True once it must not be withdrawn any more: see `done_bytes`.
+  // REQUIRES: the state is kRunning, or the caller set it.
+  bool changed_something() const {
+    return done_bytes > 0 && spec.kind == RequestKind::kWrite;
+  }
 
   bool has_callback() const {
     return callback != nullptr || status_callback != nullptr;

@@ -48,6 +48,12 @@ std::optional<ThrottleGroup::Direction> throttled_direction(RequestKind kind) {
   return std::nullopt;
 }
 
+// What waits for a worker can be withdrawn, unless a part of it is on the disk
+// already.
+State state_in_queue(const AioRequest& request) {
+  return request.changed_something() ? State::kRunning : State::kQueued;
+}
+
 uint64_t next_device_id() {
   static std::atomic<uint64_t> next{1};
   return next.fetch_add(1, std::memory_order_relaxed);
@@ -165,7 +171,8 @@ AioHandle BlockDevice::Core::submit(AioRequest* request) {
   } else if (!held && may_run_in_place(request) && run_in_place(request)) {
     finish(request, absl::OkStatus());
     deliver(request, Where::kReap, /*has_room=*/false);
-  } else if (!held && admission_.unrestrained()) {
+  } else if (!held &&
+             (admission_.unrestrained() || request->changed_something())) {
     start(request);
   } else {
     admit(request, /*may_run_in_place=*/true);
@@ -233,7 +240,7 @@ bool BlockDevice::Core::may_run_in_place(AioRequest* request) {
 // Nothing restrains the device; the request was checked a moment ago, and
 // cannot run in place.
 void BlockDevice::Core::start(AioRequest* request) {
-  request->state.store(State::kQueued, std::memory_order_release);
+  request->state.store(state_in_queue(*request), std::memory_order_release);
   if (!queue_of(*request).submit(request)) refuse(request);
 }
 
@@ -288,7 +295,7 @@ void BlockDevice::Core::start_waiting(bool may_run_in_place) {
 bool BlockDevice::Core::submit_batch(absl::Span<AioRequest* const> requests) {
   absl::InlinedVector<WorkItem*, kBatchSize> items, in_turn;
   for (AioRequest* request : requests) {
-    request->state.store(State::kQueued, std::memory_order_release);
+    request->state.store(state_in_queue(*request), std::memory_order_release);
     (&queue_of(*request) == work_.get() ? items : in_turn).push_back(request);
   }
   const bool has_room = submit_to(*work_, items);
@@ -325,6 +332,7 @@ bool BlockDevice::Core::claim_from_queue(AioRequest* request, bool* cancelled) {
                                              std::memory_order_acq_rel)) {
     return true;
   }
+  if (state == State::kRunning) return true;  // state_in_queue()
   if (state == State::kCancelling &&
       request->state.compare_exchange_strong(state, State::kArrived,
                                              std::memory_order_acq_rel)) {
@@ -356,7 +364,8 @@ bool BlockDevice::Core::run_or_park(AioRequest* request, absl::Status* status) {
   for (;;) {
     const uint64_t seen = range_waiters_.releases();
     RequestExecutor::Attempt attempt{.may_wait =
-                                         request->attempts++ >= kMaxAttempts};
+                                         request->attempts++ >= kMaxAttempts ||
+                                         request->changed_something()};
     *status = requests_.run(request->spec, request->qiov, request->done_bytes,
                             &request->block_status, &attempt);
     if (!attempt.gave_up) {
@@ -384,7 +393,11 @@ void BlockDevice::Core::abandon_request(AioRequest* request) {
   }
   bool cancelled = false;
   if (!claim_from_queue(request, &cancelled)) return;
-  complete(request, absl::CancelledError("the executor has stopped"),
+  complete(request,
+           request->changed_something()
+               ? absl::UnavailableError(
+                     "the executor has stopped; a part of the write is done")
+               : absl::CancelledError("the executor has stopped"),
            Where::kReap);
 }
 

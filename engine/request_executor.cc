@@ -112,6 +112,12 @@ ByteRange RequestExecutor::clamp(ByteRange range) const {
   return {range.offset, end > range.offset ? end - range.offset : 0};
 }
 
+ByteRange RequestExecutor::widen(ByteRange range) const {
+  const uint64_t unit = transfer_.limits().request_alignment_bytes;
+  const uint64_t begin = align_down(range.offset, unit);
+  return {begin, align_up(range.end(), unit) - begin};
+}
+
 uint64_t RequestExecutor::transfer_end(uint64_t end) const {
   if (end < length_bytes()) return end;
   return align_up(end, transfer_.limits().request_alignment_bytes);
@@ -234,17 +240,21 @@ absl::Status RequestExecutor::put(const IoVector& qiov, uint64_t offset,
   return transfer_.transfer(Direction::kWrite, qiov, offset);
 }
 
-// Reads the blocks at the two ends, and writes everything in one transfer.
 absl::Status RequestExecutor::put_ragged(const IoVector& qiov, uint64_t offset,
                                          Attempt* attempt) {
+  const Hold hold = hold_range(&ranges_, widen({offset, qiov.length_bytes()}),
+                               Mode::kExclusive, *attempt);
+  if (!hold.held()) return give_up(attempt);
+  return read_modify_write(qiov, offset);
+}
+
+// Reads the blocks at the two ends, and writes everything in one transfer.
+// REQUIRES: the range, widened to whole blocks, is held exclusively.
+absl::Status RequestExecutor::read_modify_write(const IoVector& qiov,
+                                                uint64_t offset) {
   const uint64_t unit = transfer_.limits().request_alignment_bytes;
   const UnalignedWrite write{
       .begin = offset, .end = offset + qiov.length_bytes(), .unit_bytes = unit};
-  const uint64_t begin = write.first_unit();
-  const Hold hold =
-      hold_range(&ranges_, {begin, write.last_unit() + unit - begin},
-                 Mode::kExclusive, *attempt);
-  if (!hold.held()) return give_up(attempt);
   const AlignedBufferPool::Lease buffer = transfer_.take_buffer(2 * unit);
   uint8_t* const head = buffer.data();
   uint8_t* const tail = write.has_one_unit() ? head : head + unit;
@@ -258,7 +268,7 @@ absl::Status RequestExecutor::put_ragged(const IoVector& qiov, uint64_t offset,
   padded.append(qiov);
   padded.append(
       IoVector(tail + (unit - write.tail_bytes()), write.tail_bytes()));
-  return transfer_.transfer(Direction::kWrite, padded, begin);
+  return transfer_.transfer(Direction::kWrite, padded, write.first_unit());
 }
 
 // ---- Compressed writes ------------------------------------------------------
@@ -298,7 +308,9 @@ absl::Status RequestExecutor::put_compressed_bounced(const IoVector& qiov,
 // ---- Zeroes -----------------------------------------------------------------
 
 // Ragged ends are read, modified and written; what lies between is left to the
-// driver.
+// driver.  The whole range is held from the start: a request that gives up must
+// have done nothing yet, since it may be withdrawn, or overtaken, before it
+// tries again.
 absl::Status RequestExecutor::write_zeroes(ByteRange range,
                                            WriteZeroesFlags flags,
                                            Attempt* attempt) {
@@ -310,24 +322,29 @@ absl::Status RequestExecutor::write_zeroes(ByteRange range,
   const uint64_t middle_end =
       reaches_end ? range.end()
                   : std::max(middle_begin, align_down(range.end(), alignment));
+  const bool has_ragged =
+      middle_begin > range.offset || middle_end < range.end();
+  const Hold hold =
+      hold_range(&ranges_, widen(range),
+                 has_ragged ? Mode::kExclusive : Mode::kShared, *attempt);
+  if (!hold.held()) return give_up(attempt);
   const ByteRange pieces[] = {{range.offset, middle_begin - range.offset},
                               {middle_end, range.end() - middle_end}};
   for (const ByteRange& ragged : pieces) {
     if (ragged.empty()) continue;
-    const absl::Status status =
-        flags.no_fallback ? write_zeroes_around(ragged, flags, attempt)
-                          : write_zeroes_ragged(ragged, attempt);
+    const absl::Status status = flags.no_fallback
+                                    ? write_zeroes_around(ragged, flags)
+                                    : write_zeroes_ragged(ragged);
     if (!status.ok()) return status;
   }
-  return write_zeroes_aligned({middle_begin, middle_end - middle_begin}, flags,
-                              attempt);
+  return write_zeroes_aligned({middle_begin, middle_end - middle_begin}, flags);
 }
 
 // The ends that the driver may not be able to do quickly are pieces of their
 // own, so that they alone are written by hand.
+// REQUIRES: the range is held.
 absl::Status RequestExecutor::write_zeroes_aligned(ByteRange range,
-                                                   WriteZeroesFlags flags,
-                                                   Attempt* attempt) {
+                                                   WriteZeroesFlags flags) {
   const uint64_t alignment =
       std::max(transfer_.limits().write_zeroes_alignment_bytes,
                transfer_.limits().request_alignment_bytes);
@@ -341,19 +358,14 @@ absl::Status RequestExecutor::write_zeroes_aligned(ByteRange range,
                               {last, range.end() - last}};
   for (const ByteRange& piece : pieces) {
     if (piece.empty()) continue;
-    const absl::Status status = write_zeroes_piece(piece, flags, attempt);
+    const absl::Status status = write_zeroes_piece(piece, flags);
     if (!status.ok()) return status;
   }
   return absl::OkStatus();
 }
 
 absl::Status RequestExecutor::write_zeroes_piece(ByteRange range,
-                                                 WriteZeroesFlags flags,
-                                                 Attempt* attempt) {
-  const Hold hold = hold_range(
-      &ranges_, {range.offset, transfer_end(range.end()) - range.offset},
-      Mode::kShared, *attempt);
-  if (!hold.held()) return give_up(attempt);
+                                                 WriteZeroesFlags flags) {
   const bool can = capabilities_.has(Capability::kWriteZeroes) &&
                    (!flags.no_fallback ||
                     capabilities_.has(Capability::kWriteZeroesNoFallback));
@@ -379,20 +391,18 @@ absl::Status RequestExecutor::write_zeroes_piece(ByteRange range,
 // Quick where what is beside the range, in its unit, reads as zeroes: then that
 // becomes zero as a whole; or where a unit is the least that the driver makes
 // zero quickly anyhow.
-// REQUIRES: `range` lies within one block of the request alignment.
+// REQUIRES: `range` lies within one block of the request alignment, which is
+// held exclusively.
 absl::Status RequestExecutor::write_zeroes_around(ByteRange range,
-                                                  WriteZeroesFlags flags,
-                                                  Attempt* attempt) {
+                                                  WriteZeroesFlags flags) {
   const uint64_t unit = transfer_.limits().request_alignment_bytes;
   if (!capabilities_.has(Capability::kWriteZeroesNoFallback))
     return absl::UnimplementedError("the driver cannot write zeroes quickly");
   if (transfer_.limits().write_zeroes_alignment_bytes <= unit)
-    return write_zeroes_ragged(range, attempt);
+    return write_zeroes_ragged(range);
   const uint64_t begin = align_down(range.offset, unit);
   const ByteRange units{
       begin, std::min(align_up(range.end(), unit), length_bytes()) - begin};
-  const Hold hold = hold_range(&ranges_, units, Mode::kExclusive, *attempt);
-  if (!hold.held()) return give_up(attempt);
   const absl::StatusOr<BlockStatus> status =
       driver_->block_status(units, BlockStatusScope::kWholeChain);
   if (!status.ok()) return status.status();
@@ -405,12 +415,10 @@ absl::Status RequestExecutor::write_zeroes_around(ByteRange range,
 }
 
 // REQUIRES: as above.
-absl::Status RequestExecutor::write_zeroes_ragged(ByteRange range,
-                                                  Attempt* attempt) {
+absl::Status RequestExecutor::write_zeroes_ragged(ByteRange range) {
   const AlignedBufferPool::Lease buffer = transfer_.take_buffer(range.length);
   std::fill_n(buffer.data(), range.length, uint8_t{0});
-  return put_ragged(IoVector(buffer.data(), range.length), range.offset,
-                    attempt);
+  return read_modify_write(IoVector(buffer.data(), range.length), range.offset);
 }
 
 // ---- Everything else --------------------------------------------------------

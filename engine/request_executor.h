@@ -33,8 +33,8 @@ class RequestExecutor {
   struct Attempt {
     // Wait for requests that overlap; else give up.
     bool may_wait = true;
-    // It gave up: the status means nothing, and the request is to be run again
-    // from the start.
+    // It gave up, and has done nothing: the status means nothing, and the
+    // request is to be run again from the start.
     bool gave_up = false;
   };
 
@@ -94,6 +94,8 @@ class RequestExecutor {
   bool is_aligned_to_driver(uint64_t offset, uint64_t length) const;
   // `range` cut off at the end of the image.
   ByteRange clamp(ByteRange range) const;
+  // `range` made larger, to whole blocks of the request alignment.
+  ByteRange widen(ByteRange range) const;
   // Where aligned transfers that reach to the end of the image may end.
   uint64_t transfer_end(uint64_t end) const;
 
@@ -104,18 +106,16 @@ class RequestExecutor {
   absl::Status put(const IoVector& qiov, uint64_t offset, Attempt* attempt);
   absl::Status put_ragged(const IoVector& qiov, uint64_t offset,
                           Attempt* attempt);
+  absl::Status read_modify_write(const IoVector& qiov, uint64_t offset);
   absl::Status put_compressed(const IoVector& qiov, uint64_t offset,
                               Attempt* attempt);
   absl::Status put_compressed_bounced(const IoVector& qiov, uint64_t offset);
   absl::Status write_zeroes(ByteRange range, WriteZeroesFlags flags,
                             Attempt* attempt);
-  absl::Status write_zeroes_aligned(ByteRange range, WriteZeroesFlags flags,
-                                    Attempt* attempt);
-  absl::Status write_zeroes_piece(ByteRange range, WriteZeroesFlags flags,
-                                  Attempt* attempt);
-  absl::Status write_zeroes_ragged(ByteRange range, Attempt* attempt);
-  absl::Status write_zeroes_around(ByteRange range, WriteZeroesFlags flags,
-                                   Attempt* attempt);
+  absl::Status write_zeroes_aligned(ByteRange range, WriteZeroesFlags flags);
+  absl::Status write_zeroes_piece(ByteRange range, WriteZeroesFlags flags);
+  absl::Status write_zeroes_ragged(ByteRange range);
+  absl::Status write_zeroes_around(ByteRange range, WriteZeroesFlags flags);
   absl::Status discard(ByteRange range, Attempt* attempt);
   absl::StatusOr<BlockStatus> block_status(ByteRange range,
                                            BlockStatusScope scope);

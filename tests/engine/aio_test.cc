@@ -113,6 +113,56 @@ TEST(Cancel, WithdrawsWhatWaitsForARange) {
   EXPECT_EQ(fixture.driver->content({0, 512}), block.text);
 }
 
+// Of several parts, only the last one meets somebody: it waits before the
+// first.
+TEST(Cancel, WithdrawsZeroesOfWhichNoPartIsDone) {
+  DeviceFixture fixture({.max_workers = 2}, 4,
+                        {.limits = {.write_zeroes_alignment_bytes = 4096}});
+  if (!fixture.has_threads()) GTEST_SKIP() << "needs a request that runs";
+  const std::string before(4096, 'z');
+  fixture.driver->set_content(0, before);
+  fixture.driver->close_gate();
+  Buffer ragged(10);
+  fixture.device->aio_pwritev(4200, ragged.vector(), 1);
+  fixture.driver->wait_for_waiting(1);
+  Buffer elsewhere(512);
+  AioHandle zeroes = fixture.device->aio_write_zeroes({1024, 3584}, {}, 2);
+  // Two workers: this one gets one only if the zeroes hold none.
+  fixture.device->aio_writev(Sector(64), elsewhere.vector(), 3);
+  fixture.driver->wait_for_waiting(2);
+  EXPECT_EQ(fixture.driver->transfers().back().offset, 32768u);
+  EXPECT_EQ(zeroes.cancel(), CancelResult::kWithdrawn);
+  EXPECT_TRUE(absl::IsCancelled(fixture.wait(1)[0].status));
+  fixture.driver->open_gate();
+  fixture.wait(2);
+  EXPECT_EQ(fixture.driver->content({0, 4096}), before);
+  EXPECT_EQ(fixture.driver->content({4200, 10}), ragged.text);
+}
+
+// What is on the disk in part is not withdrawn, wherever the rest waits.
+TEST(Cancel, LeavesAWriteThatWasDoneInPartInPlace) {
+  for (const bool plugged : {false, true}) {
+    DeviceFixture fixture({.max_workers = 1, .run_in_place = true});
+    if (!fixture.has_threads()) GTEST_SKIP() << "needs a request that runs";
+    fixture.driver->try_limit_bytes = 512;
+    fixture.driver->try_passes_gate = true;
+    fixture.driver->close_gate();
+    Buffer running(1024), data(4096);
+    fixture.device->aio_readv(Sector(64), running.vector(), 1);
+    fixture.driver->wait_for_waiting(1);
+    if (plugged) fixture.device->plug();
+    AioHandle handle = fixture.device->aio_writev(Sector(0), data.vector(), 2);
+    EXPECT_EQ(fixture.driver->content({0, 512}), data.text.substr(0, 512));
+    EXPECT_EQ(handle.cancel(), CancelResult::kRunning);
+    EXPECT_FALSE(handle.done());
+    fixture.driver->open_gate();
+    for (const Completion& each : fixture.wait(2))
+      EXPECT_TRUE(each.status.ok()) << each.status;
+    if (plugged) fixture.device->unplug();
+    EXPECT_EQ(fixture.driver->content({0, 4096}), data.text);
+  }
+}
+
 TEST(Cancel, WorksWhilePlugged) {
   DeviceFixture fixture;
   Buffer buffer;

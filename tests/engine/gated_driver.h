@@ -84,7 +84,7 @@ class GatedDriver : public MemoryDriver {
     {
       absl::MutexLock lock(&gate_);
       threads_.insert(std::this_thread::get_id());
-      if (closed_) return 0;
+      if (closed_ && !try_passes_gate) return 0;
     }
     const uint64_t part = std::min(try_limit_bytes, qiov.length_bytes());
     return MemoryDriver::read(qiov.slice(0, part), sector).ok() ? part : 0;
@@ -93,9 +93,10 @@ class GatedDriver : public MemoryDriver {
     {
       absl::MutexLock lock(&gate_);
       threads_.insert(std::this_thread::get_id());
-      if (closed_) return 0;
+      if (closed_ && !try_passes_gate) return 0;
     }
-    return MemoryDriver::write(qiov, sector).ok() ? qiov.length_bytes() : 0;
+    const uint64_t part = std::min(try_limit_bytes, qiov.length_bytes());
+    return MemoryDriver::write(qiov.slice(0, part), sector).ok() ? part : 0;
   }
   absl::Status flush() override {
     absl::MutexLock lock(&gate_);
@@ -124,8 +125,10 @@ class GatedDriver : public MemoryDriver {
 
   // Called in the midst of a change of the length.  Set before use.
   std::function<void()> before_set_length;
-  // How much try_read() does at most.  Set before use.
+  // How much try_read() and try_write() do at most.  Set before use.
   uint64_t try_limit_bytes = UINT64_MAX;
+  // A closed gate does not keep them from it.  Set before use.
+  bool try_passes_gate = false;
 
  private:
   absl::Status pass(bool write, const IoVector& qiov, Sector sector) {
