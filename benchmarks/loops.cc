@@ -16,6 +16,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/time.h"
 #include "engine/errors.h"
 #include "tests/support/qemu_tools.h"
@@ -159,6 +160,61 @@ absl::StatusOr<double> aio_requests(BlockDevice& device, const Workload& work,
   }
   const double result = per_second(done, begin);
   if (!failed.ok()) return failed;
+  return result;
+}
+
+namespace {
+
+// What the callbacks of one run share.
+struct CallbackRun {
+  CallbackRun(BlockDevice* on, const Workload* what) : device(on), work(what) {}
+
+  BlockDevice* const device;
+  const Workload* const work;
+  std::vector<IoVector> buffers;
+  std::atomic<uint64_t> next{0};
+  std::atomic<uint64_t> under_way{0};
+  std::atomic<bool> failed{false};
+  absl::Notification over;
+
+  // Submits the next request, if there is one, whose callback does the same.
+  void submit(size_t slot) {
+    const uint64_t i = next.fetch_add(1, std::memory_order_relaxed);
+    if (i >= work->requests || failed.load(std::memory_order_relaxed)) {
+      if (under_way.fetch_sub(1, std::memory_order_acq_rel) == 1) over.Notify();
+      return;
+    }
+    const Sector sector = Sector::from_byte_offset(work->offset(i));
+    const auto go_on = [this, slot](const absl::Status& status) {
+      if (!status.ok()) failed.store(true, std::memory_order_relaxed);
+      submit(slot);
+    };
+    if (work->writes) {
+      device->aio_writev(sector, buffers[slot], go_on);
+    } else {
+      device->aio_readv(sector, buffers[slot], go_on);
+    }
+  }
+};
+
+}  // namespace
+
+absl::StatusOr<double> callback_requests(BlockDevice& device,
+                                         const Workload& work, size_t depth) {
+  const Buffer memory = make_buffer(depth * work.request_bytes);
+  CallbackRun run(&device, &work);
+  for (size_t slot = 0; slot < depth; ++slot) {
+    run.buffers.emplace_back(memory.get() + slot * work.request_bytes,
+                             work.request_bytes);
+  }
+  run.under_way.store(depth);
+  const Clock::time_point begin = Clock::now();
+  device.plug();
+  for (size_t slot = 0; slot < depth; ++slot) run.submit(slot);
+  device.unplug();
+  run.over.WaitForNotification();
+  const double result = per_second(work.requests, begin);
+  if (run.failed.load()) return absl::InternalError("a request failed");
   return result;
 }
 

@@ -30,6 +30,11 @@ absl::StatusOr<double> device_reads(BlockDevice& device, const Workload& work);
 absl::StatusOr<double> aio_requests(BlockDevice& device, const Workload& work,
                                     size_t depth);
 
+// The same, with a callback that submits the next request where it runs: on a
+// thread of the pool.
+absl::StatusOr<double> callback_requests(BlockDevice& device,
+                                         const Workload& work, size_t depth);
+
 struct QemuBench {
   std::string path;
   std::string format;
