@@ -141,6 +141,7 @@ void AioRequest::reset() {
   waits_for_throttle = false;
   tried_in_place = false;
   ran_in_place = false;
+  follower = nullptr;
   attempts = 0;
   has_result = false;
 }

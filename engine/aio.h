@@ -120,6 +120,10 @@ class AioRequest final : public WorkItem, public ThrottleGroup::Waiter {
   // In state kWaiting: RangeWaiters has it, or a ThrottleGroup, not Admission.
   bool waits_for_range = false;
   bool waits_for_throttle = false;
+  // The request that runs after this one, as a part of the same work item; in
+  // the same state as the first, but in no queue.  Whoever has the item has it,
+  // too; see BlockDevice::Core::run_chain().
+  AioRequest* follower = nullptr;
   // How often it gave up because another request was in its range.
   int attempts = 0;
   // It has its result, and is in the executor's queue to run its callback.

@@ -66,6 +66,10 @@ struct BlockDeviceOptions {
   // submitting calls: the pool shares the rest, so that a large batch neither
   // holds up the submitting thread nor leaves the other processors idle.
   size_t max_in_place_per_plug = 16;
+  // Reads, or writes, of one plug that adjoin and together are no longer than
+  // this run as one transfer; 0: never.  Requests with callbacks do not: what
+  // one callback waits for may be another.
+  size_t merge_bytes = size_t{64} << 10;
   // Where completions without a callback go, and callbacks of requests that
   // ran in place.  Not owned; must outlive the device.  Null: the device makes
   // one of its own.

@@ -48,6 +48,18 @@ std::optional<ThrottleGroup::Direction> throttled_direction(RequestKind kind) {
   return std::nullopt;
 }
 
+// The requests of a chain, each of which may be gone as soon as it is claimed.
+constexpr size_t kUsualChain = 16;
+using Chain = absl::InlinedVector<AioRequest*, kUsualChain>;
+Chain take_apart(AioRequest* first) {
+  Chain chain;
+  for (AioRequest* next = first; next != nullptr;) {
+    chain.push_back(next);
+    next = std::exchange(next->follower, nullptr);
+  }
+  return chain;
+}
+
 // What waits for a worker can be withdrawn, unless a part of it is on the disk
 // already.
 State state_in_queue(const AioRequest& request) {
@@ -294,12 +306,34 @@ void BlockDevice::Core::start_waiting(bool may_run_in_place) {
 
 bool BlockDevice::Core::submit_batch(absl::Span<AioRequest* const> requests) {
   absl::InlinedVector<WorkItem*, kBatchSize> items, in_turn;
+  AioRequest* first = nullptr;
+  AioRequest* last = nullptr;
   for (AioRequest* request : requests) {
     request->state.store(state_in_queue(*request), std::memory_order_release);
+    if (last != nullptr && joins(*first, *last, *request)) {
+      last->follower = request;
+      last = request;
+      continue;
+    }
+    first = last = request;
     (&queue_of(*request) == work_.get() ? items : in_turn).push_back(request);
   }
   const bool has_room = submit_to(*work_, items);
   return submit_to(*turns_, in_turn) || has_room;
+}
+
+bool BlockDevice::Core::joins(const AioRequest& first, const AioRequest& last,
+                              const AioRequest& next) const {
+  return !first.has_callback() && !next.has_callback() &&
+         first.done_bytes == 0 && next.done_bytes == 0 &&
+         next.spec.offset + next.spec.length - first.spec.offset <=
+             options_.merge_bytes &&
+         requests_.adjoin(last.spec, next.spec) && throttle_ == nullptr;
+}
+
+void BlockDevice::Core::resubmit_chain(AioRequest* first) {
+  if (!queue_of(*first).submit(first) && refuse_chain(first))
+    start_waiting(/*may_run_in_place=*/false);
 }
 
 bool BlockDevice::Core::submit_to(WorkQueue& queue,
@@ -307,7 +341,7 @@ bool BlockDevice::Core::submit_to(WorkQueue& queue,
   if (items.empty()) return false;
   bool has_room = false;
   for (size_t i = queue.submit_batch(items); i < items.size(); ++i) {
-    if (refuse(static_cast<AioRequest*>(items[i]))) has_room = true;
+    if (refuse_chain(static_cast<AioRequest*>(items[i]))) has_room = true;
   }
   return has_room;
 }
@@ -348,16 +382,57 @@ void BlockDevice::Core::run_request(AioRequest* request) {
     deliver(request, Where::kWorker, /*has_room=*/false);
     return;
   }
-  bool cancelled = false;
-  if (!claim_from_queue(request, &cancelled)) return;
-  absl::Status status;
-  if (cancelled) {
-    status = absl::CancelledError("the request was withdrawn");
-  } else {
-    if (throttle_ != nullptr && !has_threads_) wait_for_throttle(request->spec);
-    if (!run_or_park(request, &status)) return;
+  if (request->follower != nullptr) {
+    run_chain(request);
+    return;
   }
-  complete(request, std::move(status), Where::kWorker);
+  if (claim_to_run(request)) run_claimed(request);
+}
+
+bool BlockDevice::Core::claim_to_run(AioRequest* request) {
+  bool cancelled = false;
+  if (!claim_from_queue(request, &cancelled)) return false;
+  if (!cancelled) return true;
+  complete(request, absl::CancelledError("the request was withdrawn"),
+           Where::kWorker);
+  return false;
+}
+
+void BlockDevice::Core::run_claimed(AioRequest* request) {
+  if (throttle_ != nullptr && !has_threads_) wait_for_throttle(request->spec);
+  absl::Status status;
+  if (run_or_park(request, &status))
+    complete(request, std::move(status), Where::kWorker);
+}
+
+void BlockDevice::Core::run_chain(AioRequest* first) {
+  const Chain chain = take_apart(first);
+  Chain claimed;
+  for (AioRequest* request : chain) {
+    if (claim_to_run(request)) claimed.push_back(request);
+  }
+  if (claimed.size() < chain.size() || !run_as_one(claimed)) {
+    for (AioRequest* request : claimed) run_claimed(request);
+    return;
+  }
+  bool has_room = false;
+  for (AioRequest* request : claimed) {
+    if (finish(request, absl::OkStatus())) has_room = true;
+  }
+  push_to_sink(claimed, Where::kWorker, has_room);
+}
+
+bool BlockDevice::Core::run_as_one(absl::Span<AioRequest* const> requests) {
+  RequestSpec spec = requests.front()->spec;
+  IoVector qiov = requests.front()->qiov;
+  for (AioRequest* request : requests.subspan(1)) {
+    spec.length += request->spec.length;
+    qiov.append(request->qiov);
+  }
+  RequestExecutor::Attempt attempt{.may_wait = false};
+  const absl::Status status = requests_.run(spec, qiov, 0, nullptr, &attempt);
+  release_ranges(spec.kind);
+  return status.ok() && !attempt.gave_up;
 }
 
 bool BlockDevice::Core::run_or_park(AioRequest* request, absl::Status* status) {
@@ -386,19 +461,29 @@ void BlockDevice::Core::release_ranges(RequestKind kind) {
   if (submit_batch(batch)) start_waiting(/*may_run_in_place=*/false);
 }
 
-void BlockDevice::Core::abandon_request(AioRequest* request) {
-  if (request->has_result) {
-    push_to_sink(request, Where::kReap, /*has_room=*/false);
+void BlockDevice::Core::abandon_request(AioRequest* first) {
+  if (first->has_result) {
+    push_to_sink(first, Where::kReap, /*has_room=*/false);
     return;
   }
-  bool cancelled = false;
-  if (!claim_from_queue(request, &cancelled)) return;
-  complete(request,
-           request->changed_something()
-               ? absl::UnavailableError(
-                     "the executor has stopped; a part of the write is done")
-               : absl::CancelledError("the executor has stopped"),
-           Where::kReap);
+  for (AioRequest* request : take_apart(first)) {
+    bool cancelled = false;
+    if (!claim_from_queue(request, &cancelled)) continue;
+    complete(request,
+             request->changed_something()
+                 ? absl::UnavailableError(
+                       "the executor has stopped; a part of the write is done")
+                 : absl::CancelledError("the executor has stopped"),
+             Where::kReap);
+  }
+}
+
+bool BlockDevice::Core::refuse_chain(AioRequest* first) {
+  bool has_room = false;
+  for (AioRequest* request : take_apart(first)) {
+    if (refuse(request)) has_room = true;
+  }
+  return has_room;
 }
 
 // The executor did not take it: it has stopped, or this process is a fork.
@@ -416,10 +501,12 @@ bool BlockDevice::Core::refuse(AioRequest* request) {
 void BlockDevice::Core::cancel_request(AioRequest* request, bool was_queued) {
   if (was_queued) {
     State cancelling = State::kCancelling;
-    // Too late to withdraw it, and no worker has arrived: one will.
-    if (!queue_of(*request).withdraw(request) &&
-        request->state.compare_exchange_strong(cancelling, State::kCancelled,
-                                               std::memory_order_acq_rel)) {
+    if (queue_of(*request).withdraw(request)) {
+      if (request->follower != nullptr)
+        resubmit_chain(std::exchange(request->follower, nullptr));
+    } else if (request->state.compare_exchange_strong(
+                   cancelling, State::kCancelled, std::memory_order_acq_rel)) {
+      // Too late to withdraw it, and no worker has arrived: one will.
       return;
     }
   } else if (request->waits_for_throttle) {
@@ -477,13 +564,22 @@ void BlockDevice::Core::deliver(AioRequest* request, Where where,
 
 void BlockDevice::Core::push_to_sink(AioRequest* request, Where where,
                                      bool has_room) {
-  // Whoever reaps it may be done with it at once.
-  const Generation generation = request->generation;
-  request->state.store(State::kDone, std::memory_order_release);
-  sink_->push(request, where == Where::kWorker ? work_.get() : nullptr,
+  AioRequest* const one[] = {request};
+  push_to_sink(absl::MakeConstSpan(one), where, has_room);
+}
+
+void BlockDevice::Core::push_to_sink(absl::Span<AioRequest* const> requests,
+                                     Where where, bool has_room) {
+  // Whoever reaps them may be done with them at once.
+  absl::InlinedVector<Generation, kUsualChain> generations;
+  for (AioRequest* request : requests) {
+    generations.push_back(request->generation);
+    request->state.store(State::kDone, std::memory_order_release);
+  }
+  sink_->push(requests, where == Where::kWorker ? work_.get() : nullptr,
               sink_notification_);
   if (has_room) start_waiting(/*may_run_in_place=*/false);
-  in_flight_.leave(generation);
+  for (const Generation generation : generations) in_flight_.leave(generation);
 }
 
 }  // namespace spindle

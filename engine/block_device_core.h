@@ -119,6 +119,7 @@ class BlockDevice::Core final : public RequestOwner {
   bool begin(AioRequest* request, bool may_run_in_place);
   // True if others may start now; does not start them.
   bool refuse(AioRequest* request);
+  bool refuse_chain(AioRequest* first);
   void complete(AioRequest* request, absl::Status status, Where where);
   // The two halves of complete().  The first returns true if others may start
   // now that waited for this one.
@@ -128,10 +129,26 @@ class BlockDevice::Core final : public RequestOwner {
   // completion was queued, so that a limit of one keeps completions in order.
   void deliver(AioRequest* request, Where where, bool has_room);
   void push_to_sink(AioRequest* request, Where where, bool has_room);
+  void push_to_sink(absl::Span<AioRequest* const> requests, Where where,
+                    bool has_room);
 
   WorkQueue& queue_of(const AioRequest& request) const {
     return requests_.takes_turns(request.spec) ? *turns_ : *work_;
   }
+  // Requests that one transfer can do are handed to the executor as one item, a
+  // chain.  True if `next` can go behind `last` in that of `first`.
+  bool joins(const AioRequest& first, const AioRequest& last,
+             const AioRequest& next) const;
+  // Gives a chain of which the first was taken out to the executor again.
+  void resubmit_chain(AioRequest* first);
+  // Runs a chain: as one transfer, or where that does not work or one of them
+  // has been withdrawn, one after the other.
+  void run_chain(AioRequest* first);
+  // True if the caller is to run it; else it has been, or will be, completed.
+  bool claim_to_run(AioRequest* request);
+  void run_claimed(AioRequest* request);
+  // True if all were done.
+  bool run_as_one(absl::Span<AioRequest* const> requests);
   // Runs `request`; false if it waits for a range, and is no more the caller's.
   bool run_or_park(AioRequest* request, absl::Status* status);
   // A request of that kind is over: others may have waited for its range.

@@ -65,13 +65,18 @@ CompletionSink::~CompletionSink() {
 // at newest_ once more; a producer changes newest_ and then looks whether
 // somebody listens.  All four are sequentially consistent, so one of them sees
 // the other.
-void CompletionSink::push(AioRequest* request, WorkQueue* batch_queue,
+void CompletionSink::push(absl::Span<AioRequest* const> requests,
+                          WorkQueue* batch_queue,
                           const std::shared_ptr<BatchNotification>& self) {
+  for (size_t i = 1; i < requests.size(); ++i)
+    requests[i]->next_ = requests[i - 1];
+  AioRequest* const oldest = requests.front();
+  AioRequest* const newest = requests.back();
   AioRequest* older = newest_.load(std::memory_order_relaxed);
   do {
-    request->next_ = older;
+    oldest->next_ = older;
   } while (!newest_.compare_exchange_weak(
-      older, request, std::memory_order_seq_cst, std::memory_order_relaxed));
+      older, newest, std::memory_order_seq_cst, std::memory_order_relaxed));
   if (!somebody_listens()) return;
   if (batch_queue != nullptr && batch_queue->notify_after_batch(self)) return;
   wake();

@@ -22,6 +22,7 @@
 #include "absl/status/statusor.h"
 #include "absl/synchronization/mutex.h"
 #include "absl/time/time.h"
+#include "absl/types/span.h"
 #include "engine/aio.h"
 #include "threadpool/executor.h"
 
@@ -42,10 +43,11 @@ class CompletionSink final : public BatchNotification {
     if (counts_outstanding_)
       outstanding_.fetch_add(1, std::memory_order_relaxed);
   }
-  // Hands a finished request over, with one reference to it.  `batch_queue`, if
-  // not null, is the queue whose worker calls: it may wake the consumer later.
-  // `self` is this sink.
-  void push(AioRequest* request, WorkQueue* batch_queue,
+  // Hands finished requests over, oldest first, with one reference to each; a
+  // consumer gets all of them or none.  `batch_queue`, if not null, is the
+  // queue whose worker calls: it may wake the consumer later.  `self` is this
+  // sink. REQUIRES: there is one.
+  void push(absl::Span<AioRequest* const> requests, WorkQueue* batch_queue,
             const std::shared_ptr<BatchNotification>& self);
   // BatchNotification.
   void batch_ended() override { wake(); }

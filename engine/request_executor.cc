@@ -129,6 +129,22 @@ bool RequestExecutor::must_be_durable(const RequestSpec& spec) const {
   return spec.write_flags.fua || is_writethrough(cache_mode());
 }
 
+// Of writes only those that are nothing but transfers: a read-modify-write has
+// two ends, and whether zeroes are written is asked of each request.
+bool RequestExecutor::adjoin(const RequestSpec& last,
+                             const RequestSpec& next) const {
+  if (last.kind != next.kind || next.offset != last.offset + last.length ||
+      last.length == 0 || next.length == 0) {
+    return false;
+  }
+  if (last.kind == RequestKind::kRead) return true;
+  return last.kind == RequestKind::kWrite &&
+         last.write_flags.fua == next.write_flags.fua &&
+         detect_zeroes_.load(std::memory_order_relaxed) == DetectZeroes::kOff &&
+         is_aligned_to_driver(last.offset, last.length) &&
+         is_aligned_to_driver(next.offset, next.length);
+}
+
 uint64_t RequestExecutor::try_in_place(const RequestSpec& spec,
                                        const IoVector& qiov) {
   if (qiov.empty() || !is_aligned_to_driver(spec.offset, spec.length) ||

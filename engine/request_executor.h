@@ -67,6 +67,10 @@ class RequestExecutor {
            transfer_.limits().writes_take_turns && !must_be_durable(spec);
   }
 
+  // True if `next`, which was submitted after `last`, goes on where that ends,
+  // so that one transfer can do both.
+  bool adjoin(const RequestSpec& last, const RequestSpec& next) const;
+
   // Errors: kInvalidArgument, kOutOfRange, kPermissionDenied, kUnimplemented.
   absl::Status check(const RequestSpec& spec) const;
 

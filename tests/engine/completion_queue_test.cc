@@ -44,7 +44,8 @@ class Queue {
     AioHandle handle(request);
     if (!request->has_callback()) queue->sink()->expect();
     request->state.store(AioRequest::State::kDone);
-    queue->sink()->push(request, nullptr, notification_);
+    AioRequest* const one[] = {request};
+    queue->sink()->push(one, nullptr, notification_);
     return handle;
   }
 

@@ -78,7 +78,8 @@ struct Sink {
     request->user_data = number;
     request->callback = std::move(callback);
     request->state.store(AioRequest::State::kDone);
-    sink->push(request, batch_queue, sink);
+    AioRequest* const one[] = {request};
+    sink->push(one, batch_queue, sink);
   }
   void push_callback(uint64_t number) {
     push(number, nullptr, [](const absl::Status&) {});

@@ -47,6 +47,13 @@ class GatedDriver : public MemoryDriver {
     absl::MutexLock lock(&gate_);
     failure_ = status;
   }
+  // A transfer that touches that byte fails.
+  void fail_transfers_at(uint64_t offset, const absl::Status& status)
+      ABSL_LOCKS_EXCLUDED(gate_) {
+    absl::MutexLock lock(&gate_);
+    bad_offset_ = offset;
+    bad_status_ = status;
+  }
   void fail_flush_with(const absl::Status& status) ABSL_LOCKS_EXCLUDED(gate_) {
     absl::MutexLock lock(&gate_);
     flush_failure_ = status;
@@ -142,6 +149,9 @@ class GatedDriver : public MemoryDriver {
     gate_.Await(
         absl::Condition(+[](bool* closed) { return !*closed; }, &closed_));
     --waiting_;
+    const ByteRange range{sector.byte_offset(), qiov.length_bytes()};
+    if (range.offset <= bad_offset_ && bad_offset_ < range.end())
+      return bad_status_;
     return failure_;
   }
   absl::Status leave(absl::Status status) {
@@ -158,6 +168,8 @@ class GatedDriver : public MemoryDriver {
   int most_at_once_ ABSL_GUARDED_BY(gate_) = 0;
   int close_count_ ABSL_GUARDED_BY(gate_) = 0;
   bool reopened_read_only_ ABSL_GUARDED_BY(gate_) = false;
+  uint64_t bad_offset_ ABSL_GUARDED_BY(gate_) = UINT64_MAX;
+  absl::Status bad_status_ ABSL_GUARDED_BY(gate_);
   absl::Status failure_ ABSL_GUARDED_BY(gate_);
   absl::Status flush_failure_ ABSL_GUARDED_BY(gate_);
   std::vector<Transfer> transfers_ ABSL_GUARDED_BY(gate_);

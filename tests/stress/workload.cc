@@ -142,6 +142,10 @@ class Workload::Worker {
   void step() {
     if (random_() % 8 == 0) cancel_something();
     if (random_() % 4096 == 0) drain();
+    if (random_() % 16 == 0) {
+      submit_a_row();
+      return;
+    }
     auto request = make_request();
     if (request->mode == Mode::kSynchronous) {
       run_synchronously(request.release());
@@ -175,17 +179,24 @@ class Workload::Worker {
                : workload_.model_->length_bytes();
   }
   std::unique_ptr<Request> make_request() {
-    auto request = std::make_unique<Request>();
-    request->operation = choose_operation(random_);
-    request->mode = static_cast<Mode>(random_() % kModeCount);
+    const Operation operation = choose_operation(random_);
+    const Mode mode = static_cast<Mode>(random_() % kModeCount);
     const uint64_t length = choose_length();
-    request->range = choose_range(random_, request->operation, length,
-                                  workload_.options_.most_sectors);
-    if (request->operation == Operation::kWriteCompressed && compresses()) {
-      request->range =
-          widen_to_clusters(request->range, workload_.options_.cluster_bytes,
-                            limit_of(request->operation, length));
+    ByteRange range = choose_range(random_, operation, length,
+                                   workload_.options_.most_sectors);
+    if (operation == Operation::kWriteCompressed && compresses()) {
+      range = widen_to_clusters(range, workload_.options_.cluster_bytes,
+                                limit_of(operation, length));
     }
+    return begin(operation, mode, range);
+  }
+
+  std::unique_ptr<Request> begin(Operation operation, Mode mode,
+                                 ByteRange range) {
+    auto request = std::make_unique<Request>();
+    request->operation = operation;
+    request->mode = mode;
+    request->range = range;
     request->in_flight = &in_flight_;
     if (is_read(request->operation) || is_write(request->operation)) {
       request->memory.assign(request->range.length, 0xcc);
@@ -195,6 +206,24 @@ class Workload::Worker {
     request->submitting = workload_.model_->length().now();
     ++in_flight_;
     return request;
+  }
+
+  // Requests that adjoin, for the engine to make one transfer of.
+  void submit_a_row() {
+    constexpr int kMostPieces = 16;
+    constexpr uint64_t kMostSectors = 4;
+    const Operation operation =
+        random_() % 2 == 0 ? Operation::kRead : Operation::kWrite;
+    ByteRange rest = choose_range(random_, operation, choose_length(),
+                                  workload_.options_.most_sectors);
+    workload_.device_->plug();
+    for (int i = 0; i < kMostPieces && !rest.empty(); ++i) {
+      const uint64_t bytes = std::min<uint64_t>(
+          rest.length, (1 + random_() % kMostSectors) * kSectorSizeBytes);
+      submit(begin(operation, Mode::kQueue, {rest.offset, bytes}).release());
+      rest = {rest.offset + bytes, rest.length - bytes};
+    }
+    workload_.device_->unplug();
   }
 
   void begin_in_model(Request* request) {
