@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "engine/block_device_core.h"
+#include "engine/errors.h"
 
 namespace spindle {
 
@@ -148,8 +149,11 @@ absl::Status BlockDevice::Core::set_length(uint64_t length_bytes,
     if (requests_.read_only())
       return absl::PermissionDeniedError("the device is read-only");
     if (!requests_.capabilities().has(Capability::kSetLength)) {
-      return absl::UnimplementedError(absl::StrCat(
-          "the ", driver_->format_name(), " driver cannot change its length"));
+      return with_qemu_words(
+          absl::UnimplementedError(absl::StrCat("the ", driver_->format_name(),
+                                                " driver cannot change its "
+                                                "length")),
+          "Image format driver does not support resize");
     }
     if (length_bytes > kMaxLengthBytes) {
       return absl::OutOfRangeError(absl::StrCat(

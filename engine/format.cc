@@ -12,6 +12,17 @@ absl::StatusOr<ImageFormat::Measurement> ImageFormat::measure(
       "Block driver '", name(), "' does not support size measurement"));
 }
 
+absl::Status DriverFilter::check_list(size_t, const OptionMap&) const {
+  return absl::UnimplementedError(
+      absl::StrCat("'", name(), "' takes no list of children"));
+}
+
+absl::StatusOr<std::shared_ptr<BlockDriver>> DriverFilter::open_list(
+    std::vector<std::shared_ptr<BlockDriver>>, const OpenOptions&) const {
+  return absl::UnimplementedError(
+      absl::StrCat("'", name(), "' takes no list of children"));
+}
+
 const ImageFormat* DriverRegistry::find_format(absl::string_view name) const {
   for (const ImageFormat* format : formats) {
     if (format->name() == name) return format;

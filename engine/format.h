@@ -242,6 +242,9 @@ class DriverFilter {
   // The options that begin with this name and a dot describe the driver below
   // ("file", "image"); empty: there is none.
   virtual absl::string_view child_option() const { return "file"; }
+  // There are several below: "children.0", "children.1" and so on, where
+  // child_option() says "children".  open_list() opens it.
+  virtual bool takes_list() const { return false; }
   // Stands where a protocol could: it may be named by a prefix
   // ("blkdebug:..."), and no format is guessed in what is below it.
   virtual bool is_storage() const { return false; }
@@ -261,6 +264,14 @@ class DriverFilter {
   // Errors: kInvalidArgument for an option that it does not know.
   virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open(
       std::shared_ptr<BlockDriver> child, const OpenOptions& options) const = 0;
+  // Whether open_list() would take the options, asked before any child is
+  // opened.
+  virtual absl::Status check_list(size_t child_count,
+                                  const OptionMap& options) const;
+  // REQUIRES: takes_list(), no child is null.
+  virtual absl::StatusOr<std::shared_ptr<BlockDriver>> open_list(
+      std::vector<std::shared_ptr<BlockDriver>> children,
+      const OpenOptions& options) const;
 };
 
 // Non-owning lists of static objects.

@@ -2,9 +2,11 @@
 
 #include <map>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/strip.h"
 #include "engine/json_options.h"
 #include "engine/qemu_order.h"
@@ -42,10 +44,20 @@ Level split(const OptionMap& options) {
   return level;
 }
 
+using Members = std::map<std::string, std::string, QemuOrder>;
+
+// The names are "0", "1" and so on.
+bool is_list(const Members& members) {
+  for (size_t i = 0; i < members.size(); ++i) {
+    if (members.count(absl::StrCat(i)) == 0) return false;
+  }
+  return !members.empty();
+}
+
 std::string to_json(const OptionMap& options) {
   const Level level = split(options);
   // Both kinds in one order.
-  std::map<std::string, std::string, QemuOrder> members;
+  Members members;
   for (const auto& [name, value] : level.values) {
     std::string& text = members[name];
     if (value == kNullOption) {
@@ -55,6 +67,12 @@ std::string to_json(const OptionMap& options) {
     }
   }
   for (const auto& [name, inner] : level.inner) members[name] = to_json(inner);
+  if (is_list(members)) {
+    std::vector<std::string> values;
+    for (size_t i = 0; i < members.size(); ++i)
+      values.push_back(members[absl::StrCat(i)]);
+    return absl::StrCat("[", absl::StrJoin(values, ", "), "]");
+  }
   std::string json = "{";
   for (const auto& [name, text] : members) {
     if (json.size() > 1) absl::StrAppend(&json, ", ");

@@ -154,6 +154,10 @@ class ImageOpener {
   absl::StatusOr<Driver> open_filter(const DriverFilter& filter,
                                      Description what, OpenOptions options,
                                      const Place& place) const;
+  // A filter over a list of children.
+  absl::StatusOr<Driver> open_list_filter(const DriverFilter& filter,
+                                          Description what, OpenOptions options,
+                                          const Place& place) const;
   // A null format is guessed.
   absl::StatusOr<Driver> open_format(const ImageFormat* format,
                                      Description what, OpenOptions options,

@@ -4,6 +4,7 @@
 
 #include <optional>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -202,6 +203,8 @@ absl::StatusOr<ImageOpener::Driver> ImageOpener::open_filter(
     what.options.merge(meaning->options);
     below.name = std::move(meaning->child_name);
   }
+  if (filter.takes_list())
+    return open_list_filter(filter, std::move(what), std::move(options), place);
   Driver child;
   if (!child_name.empty()) {
     below.options = take_child_options(child_name, &what.options);
@@ -218,6 +221,46 @@ absl::StatusOr<ImageOpener::Driver> ImageOpener::open_filter(
   }
   options.driver_options = std::move(what.options);
   return filter.open(std::move(child), options);
+}
+
+absl::StatusOr<ImageOpener::Driver> ImageOpener::open_list_filter(
+    const DriverFilter& filter, Description what, OpenOptions options,
+    const Place& place) const {
+  const std::string list_name(filter.child_option());
+  OptionMap list = take_child_options(list_name, &what.options);
+  std::vector<Description> descriptions;
+  std::optional<std::string> reference;
+  while (!list.empty()) {
+    const std::string index = absl::StrCat(descriptions.size());
+    Description below{.name = std::nullopt,
+                      .syntax = what.syntax,
+                      .options = take_child_options(index, &list),
+                      .storage = what.storage};
+    auto named = take(&list, index);
+    if (below.options.empty() && !named.has_value()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("Option ", list_name, " is not a valid array"));
+    }
+    if (!reference.has_value()) reference = std::move(named);
+    descriptions.push_back(std::move(below));
+  }
+  if (absl::Status status =
+          filter.check_list(descriptions.size(), what.options);
+      !status.ok()) {
+    return status;
+  }
+  if (reference.has_value()) return no_such_node(*reference);
+  Place of_child = place;
+  of_child.inspected = nullptr;
+  std::vector<Driver> children;
+  for (Description& below : descriptions) {
+    absl::StatusOr<Driver> child =
+        open_description(std::move(below), options_below(options), of_child);
+    if (!child.ok()) return child;
+    children.push_back(*std::move(child));
+  }
+  options.driver_options = std::move(what.options);
+  return filter.open_list(std::move(children), options);
 }
 
 // ---- Formats ----------------------------------------------------------------

@@ -22,7 +22,7 @@ work=$PWD/.spindle/fuzz
 corpus=$PWD/tests/fuzz/corpus
 
 # What one input may take.
-limits=(-rss_limit_mb=1024 -malloc_limit_mb=256 -timeout=10)
+limits=(-rss_limit_mb=1024 -malloc_limit_mb=256 -timeout=30)
 export ASAN_OPTIONS=malloc_context_size=3:quarantine_size_mb=16:external_symbolizer_path=/usr/bin/llvm-symbolizer-19
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1:external_symbolizer_path=/usr/bin/llvm-symbolizer-19
 

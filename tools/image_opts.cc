@@ -30,6 +30,7 @@ bool makes_another_disk(absl::string_view driver, absl::string_view name) {
   if (driver == "luks") return name == "key-secret";
   if (driver == "qcow2") return name == "encrypt.key-secret";
   if (driver == "file" || driver == "host_device") return name == "filename";
+  if (driver == "quorum") return !absl::StartsWith(name, "children");
   if (is_null(driver)) return name == "size" || name == "read-zeroes";
   return false;
 }
@@ -48,6 +49,16 @@ OptionMap essential_options(OptionMap nodes, const std::string& format,
     if (!makes_another_disk(name, option)) continue;
     essential[option] = value;
     ++own;
+  }
+  for (size_t i = 0; name == "quorum"; ++i) {
+    const std::string child = absl::StrCat("children.", i);
+    const OptionMap options = take_child_options(child, &nodes);
+    if (options.empty()) break;
+    bool is_file = false;
+    for (const auto& [option, value] :
+         essential_options(options, "raw", &is_file)) {
+      essential[absl::StrCat(child, ".", option)] = value;
+    }
   }
   *is_one_file = is_protocol(name) && (own == 0 || !is_null(name));
   if (file.empty()) return essential;

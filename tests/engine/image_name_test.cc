@@ -106,6 +106,13 @@ TEST(ImageName, OptionsAreDescribedInQemusOrder) {
             "json:{\"offset\": \"512\", \"driver\": \"raw\", "
             "\"size\": \"1024\", "
             "\"file\": {\"driver\": \"file\", \"filename\": \"r.raw\"}}");
+  EXPECT_EQ(describe_options_as_name({{"driver", "quorum"},
+                                      {"vote-threshold", "1"},
+                                      {"children.0.driver", "raw"},
+                                      {"children.1.driver", "raw"}}),
+            "json:{\"children\": [{\"driver\": \"raw\"}, "
+            "{\"driver\": \"raw\"}], \"driver\": \"quorum\", "
+            "\"vote-threshold\": \"1\"}");
   EXPECT_EQ(describe_options_as_name({{"x", std::string(kNullOption)}}),
             "json:{\"x\": null}");
 }

@@ -72,7 +72,9 @@ class BenchRunnerTest : public ::testing::Test {
   BenchRunnerTest()
       : executor_(make_executor({.width = 4})),
         driver_(std::make_shared<RecordingDriver>()),
-        device_(*BlockDevice::create(driver_, executor_.get())) {}
+        // The driver sees each request by itself.
+        device_(*BlockDevice::create(driver_, executor_.get(),
+                                     {.merge_bytes = 0})) {}
 
   const std::unique_ptr<Executor> executor_;
   const std::shared_ptr<RecordingDriver> driver_;
