@@ -5,6 +5,8 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/str_cat.h"
@@ -14,6 +16,7 @@
 #include "engine/format.h"
 #include "engine/image_check.h"
 #include "engine/image_opener.h"
+#include "engine/sector.h"
 #include "formats/builtin.h"
 #include "threadpool/default_executor.h"
 #include "tools/cli_text.h"
@@ -31,7 +34,9 @@ constexpr int kCorrupt = 2;
 constexpr int kLeaks = 3;
 constexpr int kNotSupported = 63;
 
-constexpr size_t kThreads = 4;
+// Threads take some milliseconds to come and go, in which one thread checks as
+// many clusters as this.
+constexpr uint64_t kClustersWorthThreads = uint64_t{1} << 18;
 
 struct CheckArguments {
   ImageArgument image;
@@ -118,19 +123,31 @@ int fail_unsupported() {
   return kNotSupported;
 }
 
+// One worker less than there are processors: the caller works, too.  Null if
+// that would make it no faster, or if no threads can be had.
+std::unique_ptr<Executor> executor_for(const BlockDriver& driver) {
+  const size_t processors = std::thread::hardware_concurrency();
+  const BlockDriver* const file = driver.below();
+  const uint64_t clusters =
+      file == nullptr
+          ? 0
+          : file->length_bytes() / driver.info().cluster_size_bytes.value_or(
+                                       kSectorSizeBytes);
+  if (processors < 2 || clusters < kClustersWorthThreads) return nullptr;
+  absl::StatusOr<std::unique_ptr<Executor>> made =
+      create_executor({.width = processors - 1});
+  return made.ok() ? *std::move(made) : nullptr;
+}
+
 int check_driver(BlockDriver& driver, const CheckArguments& arguments) {
   if (!driver.capabilities().has(Capability::kCheck)) {
     return fail_unsupported();
   }
-  ExecutorOptions threads;
-  threads.width = kThreads;
-  // Without one the check takes longer, and that is all.
-  const absl::StatusOr<std::unique_ptr<Executor>> executor =
-      create_executor(threads);
+  const std::unique_ptr<Executor> executor = executor_for(driver);
   CheckOptions options;
   options.fix_leaks = arguments.repairs();
   options.fix_errors = arguments.repair == "all";
-  options.executor = executor.ok() ? executor->get() : nullptr;
+  options.executor = executor.get();
   options.report = [](absl::string_view line) {
     std::fprintf(stderr, "%.*s\n", static_cast<int>(line.size()), line.data());
   };

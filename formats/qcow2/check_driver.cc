@@ -22,11 +22,12 @@ absl::Status only_check() {
 
 class CheckDriver final : public BlockDriver {
  public:
-  CheckDriver(ImageFiles files, uint64_t length_bytes)
+  CheckDriver(ImageFiles files, const Header& header)
       : files_(std::move(files)),
         file_(files_.file),
         channel_(file_),
-        length_bytes_(length_bytes) {}
+        length_bytes_(header.size_bytes),
+        cluster_bytes_(header.cluster_size_bytes()) {}
 
   absl::Status read(const IoVector&, Sector) override { return only_check(); }
   absl::Status write(const IoVector&, Sector) override { return only_check(); }
@@ -38,6 +39,12 @@ class CheckDriver final : public BlockDriver {
   uint64_t length_bytes() const override { return length_bytes_; }
   bool read_only() const override { return file_->read_only(); }
   Capabilities capabilities() const override { return {Capability::kCheck}; }
+  ImageInfo info() const override {
+    ImageInfo info = BlockDriver::info();
+    info.cluster_size_bytes = cluster_bytes_;
+    return info;
+  }
+  BlockDriver* below() const override { return file_.get(); }
   std::optional<StorageIdentity> identity() const override {
     return file_->identity();
   }
@@ -53,6 +60,7 @@ class CheckDriver final : public BlockDriver {
   const std::shared_ptr<BlockDriver> file_;
   ByteChannel channel_;
   const uint64_t length_bytes_;
+  const uint64_t cluster_bytes_;
   Gate gate_;
 };
 
@@ -67,7 +75,7 @@ absl::StatusOr<std::shared_ptr<BlockDriver>> open_for_check(
   absl::StatusOr<ImageFiles> files = open_image_files(
       std::move(file), files_named_by(*header), options, context);
   if (!files.ok()) return files.status();
-  return std::make_shared<CheckDriver>(*std::move(files), header->size_bytes);
+  return std::make_shared<CheckDriver>(*std::move(files), *header);
 }
 
 }  // namespace spindle::qcow2
