@@ -131,8 +131,8 @@ std::unique_ptr<Executor> executor_for(const BlockDriver& driver) {
   const uint64_t clusters =
       file == nullptr
           ? 0
-          : file->length_bytes() / driver.info().cluster_size_bytes.value_or(
-                                       kSectorSizeBytes);
+          : file->length_bytes() /
+                driver.info().cluster_size_bytes.value_or(kSectorSizeBytes);
   if (processors < 2 || clusters < kClustersWorthThreads) return nullptr;
   absl::StatusOr<std::unique_ptr<Executor>> made =
       create_executor({.width = processors - 1});

@@ -365,7 +365,7 @@ absl::Status Converter::run() {
 int run(const ConvertArguments& arguments,
         const std::shared_ptr<const SecretStore>& secrets) {
   const absl::StatusOr<std::unique_ptr<Executor>> executor =
-      create_executor({.width = arguments.copy.max_pieces});
+      create_executor({.width = pieces_at_once(arguments.copy)});
   if (!executor.ok()) return fail(executor.status().message());
   const ImageOpener opener(builtin_drivers(), tool_policy(secrets));
   const Interruption interruption;

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <cstring>
+#include <deque>
 #include <limits>
 #include <optional>
+#include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
@@ -31,6 +34,9 @@ constexpr uint64_t kPieceBytes = uint64_t{2} << 20;
 // The same of what it compresses, which takes the longest by far: more would
 // only take memory.
 constexpr uint64_t kCompressedPieceBytes = uint64_t{512} << 10;
+// How many of the runs that were counted are remembered, so that nobody asks
+// for their status again: some 1.5 MiB.
+constexpr size_t kMostRunsKept = size_t{64} << 10;
 // The longest run that a status is asked for.
 constexpr uint64_t kMaxStatusBytes = (uint64_t{1} << 31) - kSectorSizeBytes;
 
@@ -118,6 +124,8 @@ class Copier {
   const absl::Time start_;
 
   absl::Mutex mutex_;
+  // In order, from the first on; not all, if there are many.
+  std::deque<Run> counted_ ABSL_GUARDED_BY(mutex_);
   uint64_t offset_ ABSL_GUARDED_BY(mutex_) = 0;  // of the next piece
   Run known_ ABSL_GUARDED_BY(mutex_);            // where it lies
   uint64_t taken_ ABSL_GUARDED_BY(mutex_) = 0;
@@ -249,14 +257,17 @@ void Copier::cut(Run* run) const {
 // How much there is to copy, for those who want to know how far it is.
 absl::Status Copier::count_bytes() {
   uint64_t bytes = 0;
+  std::deque<Run> runs;
   for (uint64_t offset = 0; offset < end_;) {
     const absl::StatusOr<Run> run = status_at(offset);
     if (!run.ok()) return run.status();
     if (is_written_as_data(*run)) bytes += run->length;
+    if (runs.size() < kMostRunsKept) runs.push_back(*run);
     offset += run->length;
   }
   absl::MutexLock lock(&mutex_);
   bytes_to_copy_ = bytes;
+  counted_ = std::move(runs);
   return absl::OkStatus();
 }
 
@@ -267,7 +278,7 @@ absl::Status Copier::run() {
     absl::Status status = count_bytes();
     if (!status.ok()) return status;
   }
-  const size_t workers = std::max<size_t>(options_.max_pieces, 1);
+  const size_t workers = pieces_at_once(options_);
   run_pieces(options_.job.executor, workers, workers,
              [this](size_t) { work(); });
   absl::MutexLock lock(&mutex_);
@@ -282,6 +293,14 @@ void Copier::work() {
 
 absl::Status Copier::find_next_run() {
   if (known_.end() > offset_) {
+    known_.length = known_.end() - offset_;
+    known_.offset = offset_;
+    return absl::OkStatus();
+  }
+  while (!counted_.empty() && counted_.front().end() <= offset_)
+    counted_.pop_front();
+  if (!counted_.empty()) {
+    known_ = counted_.front();
     known_.length = known_.end() - offset_;
     known_.offset = offset_;
     return absl::OkStatus();
@@ -460,6 +479,13 @@ absl::Status Copier::write_zeroes(const Run& run) const {
 }
 
 }  // namespace
+
+size_t pieces_at_once(const CopyOptions& options) {
+  if (options.max_pieces != 0) return options.max_pieces;
+  if (options.compress) return kJobWidth;
+  const size_t processors = std::thread::hardware_concurrency();
+  return std::clamp<size_t>(processors + 1, 2, kJobWidth);
+}
 
 absl::Status copy_images(absl::Span<BlockDevice* const> sources,
                          BlockDevice& target, const CopyOptions& options) {

@@ -39,12 +39,18 @@ struct CopyOptions {
   bool find_zeroes = true;
   // 0: as fast as it goes.
   uint64_t bytes_per_second = 0;
-  // Pieces that are read or written at one time.
-  size_t max_pieces = kJobWidth;
+  // Pieces that are read or written at one time; 0: see pieces_at_once().
+  size_t max_pieces = 0;
   // What cannot be read becomes zeroes, and a warning.
   bool salvage = false;
   LogSink log = nullptr;
 };
+
+// As many as `options` say, or as make it fastest here: what is compressed
+// keeps any number of threads busy; else one more than there are processors,
+// since what is read much ahead is out of their caches again when it is
+// written. Executors that are made for one copy need be no wider.
+size_t pieces_at_once(const CopyOptions& options);
 
 // Copies `sources`, one behind the other.  Neither closes nor flushes.
 // REQUIRES: the target is at least as long as the sources' whole sectors

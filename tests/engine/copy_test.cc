@@ -1,5 +1,6 @@
 #include "engine/jobs/copy.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -70,6 +71,49 @@ TEST_P(CopyImages, CopiesDataAndLeavesZeroesOut) {
   EXPECT_EQ(copy.substr(20 * kMib + 700), std::string(324, '\0'));
   // What was written of 20 MiB: 100 KB, 5 MiB, the end.
   EXPECT_LT(target.device->counters().of(RequestKind::kWrite).bytes, 6 * kMib);
+}
+
+// Every other sector has data, as far as it says.
+class Striped : public MemoryDriver {
+ public:
+  using MemoryDriver::MemoryDriver;
+  absl::StatusOr<BlockStatus> block_status(ByteRange range,
+                                           BlockStatusScope) override {
+    const bool data = range.offset / kSectorSizeBytes % 2 == 0;
+    BlockStatus status;
+    status.length = std::min(
+        range.length, kSectorSizeBytes - range.offset % kSectorSizeBytes);
+    status.allocated = true;
+    status.data = data;
+    status.zero = !data;
+    return status;
+  }
+};
+
+// What was counted is not asked for again, as far as it is remembered.
+TEST_P(CopyImages, AsksForTheStatusOnce) {
+  constexpr uint64_t kRuns = 70'000;
+  constexpr uint64_t kRemembered = 65'536;
+  const auto memory = std::make_shared<Striped>(
+      MemoryDriver::Options{.length_bytes = kRuns * kSectorSizeBytes});
+  memory->set_content(0, "begin");
+  memory->set_content((kRuns - 2) * kSectorSizeBytes, "end");
+  const auto source = BlockDevice::create(memory, executor_.get());
+  ASSERT_TRUE(source.ok());
+  for (const bool counted : {false, true}) {
+    Side target(kRuns * kSectorSizeBytes, executor_.get());
+    CopyOptions options;
+    options.in_order = GetParam();
+    options.job.executor = executor_.get();
+    if (counted) options.job.progress = [](uint64_t, uint64_t) {};
+    const auto asked = [&] {
+      return (*source)->counters().of(RequestKind::kBlockStatus).requests;
+    };
+    const uint64_t before = asked();
+    ASSERT_EQ(copy_image(**source, *target.device, options), absl::OkStatus());
+    EXPECT_EQ(asked() - before, counted ? 2 * kRuns - kRemembered : kRuns);
+    EXPECT_TRUE(target.memory->content() == memory->content());
+  }
 }
 
 TEST_P(CopyImages, TheFirstErrorEndsIt) {
@@ -157,6 +201,7 @@ class CopyInTurn : public ::testing::TestWithParam<bool> {
     CopyOptions copy;
     copy.in_order = GetParam();
     copy.job.executor = executor_.get();
+    copy.max_pieces = kJobWidth;
     copy.job.progress = [&](uint64_t, uint64_t) { source->start(); };
     return copy_image(**from, **to, copy);
   }
