@@ -136,6 +136,7 @@ void AioRequest::reset() {
   if (status_callback) status_callback = nullptr;
   if (!status.ok()) status = absl::OkStatus();
   done_bytes = 0;
+  changed_something = false;
   has_slot = false;
   waits_for_range = false;
   waits_for_throttle = false;

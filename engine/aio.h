@@ -64,7 +64,7 @@ class AioRequest final : public WorkItem, public ThrottleGroup::Waiter {
     kWaiting,     // in a list of Admission, RangeWaiters or a ThrottleGroup
     kQueued,      // in, or on its way into, the executor's queue
     kRunning,     // a worker's, or that of whoever starts or refuses it; also
-                  // while what changed_something() waits for a worker
+                  // while one with `changed_something` waits for a worker
     kCancelling,  // the canceller's
     kArrived,     // the canceller's; the executor is done with it
     kCancelled,   // the worker's that will arrive
@@ -85,12 +85,6 @@ class AioRequest final : public WorkItem, public ThrottleGroup::Waiter {
   bool claim_throttled() override;
   void start_throttled() override { owner->start_throttled(this); }
 
-  // True once it must not be withdrawn any more: see `done_bytes`.
-  // REQUIRES: the state is kRunning, or the caller set it.
-  bool changed_something() const {
-    return done_bytes > 0 && spec.kind == RequestKind::kWrite;
-  }
-
   bool has_callback() const {
     return callback != nullptr || status_callback != nullptr;
   }
@@ -105,6 +99,8 @@ class AioRequest final : public WorkItem, public ThrottleGroup::Waiter {
   IoVector qiov;
   // How many bytes from the front have been done in place.
   uint64_t done_bytes = 0;
+  // A part of the write may be on the disk: it is not to be withdrawn.
+  bool changed_something = false;
   uint64_t user_data = 0;
   AioCallback callback;
   AioStatusCallback status_callback;

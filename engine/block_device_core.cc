@@ -63,7 +63,7 @@ Chain take_apart(AioRequest* first) {
 // What waits for a worker can be withdrawn, unless a part of it is on the disk
 // already.
 State state_in_queue(const AioRequest& request) {
-  return request.changed_something() ? State::kRunning : State::kQueued;
+  return request.changed_something ? State::kRunning : State::kQueued;
 }
 
 uint64_t next_device_id() {
@@ -184,7 +184,7 @@ AioHandle BlockDevice::Core::submit(AioRequest* request) {
     finish(request, absl::OkStatus());
     deliver(request, Where::kReap, /*has_room=*/false);
   } else if (!held &&
-             (admission_.unrestrained() || request->changed_something())) {
+             (admission_.unrestrained() || request->changed_something)) {
     start(request);
   } else {
     admit(request, /*may_run_in_place=*/true);
@@ -263,6 +263,8 @@ bool BlockDevice::Core::run_in_place(AioRequest* request) {
   if (kind != RequestKind::kRead && kind != RequestKind::kWrite) return false;
   request->done_bytes = requests_.try_in_place(request->spec, request->qiov);
   release_ranges(kind);
+  request->changed_something =
+      kind == RequestKind::kWrite && request->done_bytes > 0;
   if (request->done_bytes < request->spec.length) return false;
   request->ran_in_place = true;
   return true;
@@ -432,7 +434,12 @@ bool BlockDevice::Core::run_as_one(absl::Span<AioRequest* const> requests) {
   RequestExecutor::Attempt attempt{.may_wait = false};
   const absl::Status status = requests_.run(spec, qiov, 0, nullptr, &attempt);
   release_ranges(spec.kind);
-  return status.ok() && !attempt.gave_up;
+  if (attempt.gave_up) return false;
+  // What has failed may have written a part of any of them.
+  if (!status.ok() && spec.kind == RequestKind::kWrite) {
+    for (AioRequest* request : requests) request->changed_something = true;
+  }
+  return status.ok();
 }
 
 bool BlockDevice::Core::run_or_park(AioRequest* request, absl::Status* status) {
@@ -440,7 +447,7 @@ bool BlockDevice::Core::run_or_park(AioRequest* request, absl::Status* status) {
     const uint64_t seen = range_waiters_.releases();
     RequestExecutor::Attempt attempt{.may_wait =
                                          request->attempts++ >= kMaxAttempts ||
-                                         request->changed_something()};
+                                         request->changed_something};
     *status = requests_.run(request->spec, request->qiov, request->done_bytes,
                             &request->block_status, &attempt);
     if (!attempt.gave_up) {
@@ -470,7 +477,7 @@ void BlockDevice::Core::abandon_request(AioRequest* first) {
     bool cancelled = false;
     if (!claim_from_queue(request, &cancelled)) continue;
     complete(request,
-             request->changed_something()
+             request->changed_something
                  ? absl::UnavailableError(
                        "the executor has stopped; a part of the write is done")
                  : absl::CancelledError("the executor has stopped"),

@@ -16,7 +16,8 @@ namespace {
 using Hold = RangeTracker::Hold;
 using Mode = RangeTracker::Mode;
 
-// What is compared in one go; each child has a buffer of it.
+// What is compared in one go, unless requests must be larger; each child has a
+// buffer of it.
 constexpr size_t kPieceBytes = size_t{256} << 10;
 constexpr size_t kBuffersKept = 8;
 constexpr size_t kBufferAlignment = 4096;
@@ -95,8 +96,10 @@ QuorumDriver::QuorumDriver(std::vector<std::shared_ptr<BlockDriver>> children,
                            const QuorumOptions& options)
     : children_(std::move(children)),
       options_(options),
+      piece_bytes_(
+          std::max<size_t>(kPieceBytes, limits().request_alignment_bytes)),
       buffers_(memory_alignment(children_), kBuffersKept,
-               children_.size() * kPieceBytes) {}
+               children_.size() * piece_bytes_) {}
 
 absl::StatusOr<std::shared_ptr<BlockDriver>> QuorumDriver::create(
     std::vector<std::shared_ptr<BlockDriver>> children,
@@ -121,9 +124,9 @@ absl::Status QuorumDriver::read(const IoVector& qiov, Sector sector) {
                   Mode::kShared);
   if (options_.read_pattern == QuorumOptions::ReadPattern::kFifo)
     return read_first(qiov, sector);
-  for (uint64_t done = 0; done < qiov.length_bytes(); done += kPieceBytes) {
+  for (uint64_t done = 0; done < qiov.length_bytes(); done += piece_bytes_) {
     const uint64_t bytes =
-        std::min<uint64_t>(kPieceBytes, qiov.length_bytes() - done);
+        std::min<uint64_t>(piece_bytes_, qiov.length_bytes() - done);
     absl::Status status =
         read_piece(qiov.slice(done, bytes),
                    Sector::from_byte_offset(sector.byte_offset() + done));
@@ -146,12 +149,12 @@ absl::Status QuorumDriver::read_first(const IoVector& qiov,
 absl::Status QuorumDriver::read_piece(const IoVector& qiov, Sector sector) {
   const size_t bytes = qiov.length_bytes();
   const AlignedBufferPool::Lease buffer =
-      buffers_.take(children_.size() * kPieceBytes);
+      buffers_.take(children_.size() * piece_bytes_);
   std::vector<const uint8_t*> answers;
   std::vector<BlockDriver*> voters;
   absl::Status first;
   for (size_t i = 0; i < children_.size(); ++i) {
-    uint8_t* const at = buffer.data() + i * kPieceBytes;
+    uint8_t* const at = buffer.data() + i * piece_bytes_;
     absl::Status status = children_[i]->read(IoVector(at, bytes), sector);
     if (status.ok()) {
       answers.push_back(at);
@@ -228,8 +231,15 @@ absl::Status QuorumDriver::flush() {
 absl::Status QuorumDriver::write_zeroes(ByteRange range,
                                         WriteZeroesFlags flags) {
   const Hold hold(&ranges_, range, Mode::kExclusive);
-  return vote(
-      [&](BlockDriver& child) { return child.write_zeroes(range, flags); });
+  // A child that would have to write them is not outvoted: it has not failed,
+  // and would be left with what it had.
+  absl::Status must_write;
+  absl::Status status = vote([&](BlockDriver& child) {
+    absl::Status of_child = child.write_zeroes(range, flags);
+    if (absl::IsUnimplemented(of_child)) must_write = of_child;
+    return of_child;
+  });
+  return must_write.ok() ? status : must_write;
 }
 
 absl::StatusOr<BlockStatus> QuorumDriver::block_status(ByteRange range,

@@ -92,6 +92,7 @@ class QuorumDriver final : public BlockDriver {
 
   const std::vector<std::shared_ptr<BlockDriver>> children_;
   const QuorumOptions options_;
+  const size_t piece_bytes_;
   AlignedBufferPool buffers_;
   RangeTracker ranges_;
 };

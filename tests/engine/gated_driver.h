@@ -47,7 +47,7 @@ class GatedDriver : public MemoryDriver {
     absl::MutexLock lock(&gate_);
     failure_ = status;
   }
-  // A transfer that touches that byte fails.
+  // A transfer that touches that byte fails, and waits for no gate.
   void fail_transfers_at(uint64_t offset, const absl::Status& status)
       ABSL_LOCKS_EXCLUDED(gate_) {
     absl::MutexLock lock(&gate_);
@@ -132,6 +132,8 @@ class GatedDriver : public MemoryDriver {
 
   // Called in the midst of a change of the length.  Set before use.
   std::function<void()> before_set_length;
+  // Called by a transfer that fails that way.  Set before use.
+  std::function<void()> before_failure;
   // How much try_read() and try_write() do at most.  Set before use.
   uint64_t try_limit_bytes = UINT64_MAX;
   // A closed gate does not keep them from it.  Set before use.
@@ -139,6 +141,13 @@ class GatedDriver : public MemoryDriver {
 
  private:
   absl::Status pass(bool write, const IoVector& qiov, Sector sector) {
+    const ByteRange range{sector.byte_offset(), qiov.length_bytes()};
+    if (touches_bad(range)) {
+      if (before_failure) before_failure();
+      absl::MutexLock lock(&gate_);
+      ++at_once_;
+      return bad_status_;
+    }
     absl::MutexLock lock(&gate_);
     threads_.insert(std::this_thread::get_id());
     transfers_.push_back({write, sector.byte_offset(), qiov.length_bytes(),
@@ -149,10 +158,11 @@ class GatedDriver : public MemoryDriver {
     gate_.Await(
         absl::Condition(+[](bool* closed) { return !*closed; }, &closed_));
     --waiting_;
-    const ByteRange range{sector.byte_offset(), qiov.length_bytes()};
-    if (range.offset <= bad_offset_ && bad_offset_ < range.end())
-      return bad_status_;
     return failure_;
+  }
+  bool touches_bad(ByteRange range) const ABSL_LOCKS_EXCLUDED(gate_) {
+    absl::MutexLock lock(&gate_);
+    return range.offset <= bad_offset_ && bad_offset_ < range.end();
   }
   absl::Status leave(absl::Status status) {
     absl::MutexLock lock(&gate_);

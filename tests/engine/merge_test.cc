@@ -5,6 +5,8 @@
 #include <thread>
 #include <vector>
 
+#include "absl/time/clock.h"
+#include "absl/time/time.h"
 #include "engine/aio.h"
 #include "gtest/gtest.h"
 #include "tests/engine/device_fixture.h"
@@ -231,24 +233,58 @@ TEST(Merge, AWholeRowIsWithdrawn) {
   EXPECT_EQ(fixture.driver->transfers().size(), 1u);
 }
 
-// A row that meets a read-modify-write waits without a worker, and is done.
+// A row that meets a read-modify-write is taken apart: what does not meet it
+// goes on.
 TEST(Merge, ARowThatMeetsAnotherRequestWaits) {
   DeviceFixture fixture({.max_workers = 2});
   if (!fixture.has_threads()) GTEST_SKIP() << "needs a request that runs";
   fixture.driver->close_gate();
-  Buffer ragged(10);
+  Buffer ragged(10, 'r');
   fixture.device->aio_pwritev(kBytes + 100, ragged.vector(), 99);
   fixture.driver->wait_for_waiting(1);
   Blocks blocks(3);
-  std::vector<AioHandle> handles;
   fixture.device->plug();
   for (size_t i = 0; i < 3; ++i)
-    handles.push_back(fixture.device->aio_writev(sector_of(i), blocks[i], i));
+    fixture.device->aio_writev(sector_of(i), blocks[i], i);
   fixture.device->unplug();
+  fixture.driver->wait_for_waiting(2);
+  EXPECT_EQ(fixture.driver->transfers().back().offset, 0u);
+  EXPECT_EQ(fixture.driver->transfers().back().length, kBytes);
   fixture.driver->open_gate();
   for (const Completion& done : fixture.wait(4))
     EXPECT_TRUE(done.status.ok()) << done.status;
   EXPECT_EQ(fixture.driver->content({0, 3 * kBytes}), blocks.content());
+}
+
+// A row that failed has perhaps written a part of each of its requests: none is
+// withdrawn any more, also if it waits for a range.
+TEST(Merge, WhatARowThatFailedHasBegunIsNotWithdrawn) {
+  DeviceFixture fixture({.max_workers = 2});
+  if (!fixture.has_threads()) GTEST_SKIP() << "needs a request that runs";
+  Buffer ragged(10, 'r');
+  int failures = 0;  // of the row, then of its first request by itself
+  fixture.driver->before_failure = [&] {
+    if (++failures == 1) {
+      fixture.driver->close_gate();
+      fixture.device->aio_pwritev(kBytes + 100, ragged.vector(), 99);
+    } else {
+      fixture.driver->wait_for_waiting(1);
+    }
+  };
+  fixture.driver->fail_transfers_at(0, absl::DataLossError("one block"));
+  Blocks blocks(2);
+  fixture.device->plug();
+  fixture.device->aio_writev(sector_of(0), blocks[0], 0);
+  AioHandle second = fixture.device->aio_writev(sector_of(1), blocks[1], 1);
+  fixture.device->unplug();
+  EXPECT_TRUE(absl::IsDataLoss(fixture.wait(1)[0].status));
+  // The second now waits for the range that `ragged` holds at the gate.
+  const absl::Time end = absl::Now() + absl::Milliseconds(100);
+  while (absl::Now() < end) ASSERT_EQ(second.cancel(), CancelResult::kRunning);
+  fixture.driver->open_gate();
+  for (const Completion& done : fixture.wait(2))
+    EXPECT_TRUE(done.status.ok()) << done.status;
+  EXPECT_EQ(fixture.driver->content({kBytes, kBytes}), blocks.buffers[1].text);
 }
 
 // What an executor that stops has not begun is withdrawn, each by itself.

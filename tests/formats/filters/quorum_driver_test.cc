@@ -93,6 +93,26 @@ TEST(QuorumDriver, ADifferenceOfTwoThatVerifyEachOtherSaysWhere) {
   EXPECT_NE(status.message().find("offset 4105"), std::string::npos) << status;
 }
 
+// Has to write zeroes one by one.
+class WritesZeroes : public MemoryDriver {
+ public:
+  using MemoryDriver::MemoryDriver;
+  absl::Status write_zeroes(ByteRange, WriteZeroesFlags) override {
+    return absl::UnimplementedError("not quickly");
+  }
+};
+
+// A child that can't is asked to write, and not outvoted.
+TEST(QuorumDriver, ZeroesThatOneChildMustWriteAreWritten) {
+  const auto one = std::make_shared<MemoryDriver>(
+      MemoryDriver::Options{.length_bytes = kBytes});
+  const auto other = std::make_shared<WritesZeroes>(
+      MemoryDriver::Options{.length_bytes = kBytes});
+  const auto quorum = QuorumDriver::create({one, other}, {.vote_threshold = 1});
+  ASSERT_TRUE(quorum.ok()) << quorum.status();
+  EXPECT_TRUE(absl::IsUnimplemented((*quorum)->write_zeroes({0, 4096}, {})));
+}
+
 // Writers that overlap, and readers: no two children see two writes in two
 // orders, and no reader finds a write that only some of them have.
 TEST(QuorumDriver, ChildrenStayTheSameUnderConcurrentWrites) {
